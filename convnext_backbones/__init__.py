@@ -1,0 +1,34 @@
+"""ConvNeXt backbones for dense prediction on the OpenMMLab stack.
+
+Importing this package registers ``type='ConvNeXt'`` in mmengine's root registry, where mmdet,
+mmseg and every other child registry find it. It needs torch and mmengine only.
+"""
+
+from .version import __version__
+
+__all__ = ['VARIANTS', 'ConvNeXt', 'ConvNeXtClassifier', 'Variant', '__version__']
+
+try:
+    import mmengine  # noqa: F401
+    import torch  # noqa: F401
+except (ImportError, OSError) as error:
+    # `python -m convnext_backbones.doctor` imports this package first, and has to run exactly
+    # where torch or mmengine is missing or broken. Everybody else is told at the first use.
+    _cause = error
+
+    def __getattr__(name: str):
+        if name not in __all__:
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+        raise ImportError(
+            f'convnext_backbones.{name} needs torch and mmengine, which cannot be imported '
+            f'({_cause}); run "python -m convnext_backbones.doctor" to see what to install'
+        ) from _cause
+
+else:
+    from .backbone import ConvNeXt, ConvNeXtClassifier
+    from .checkpoint import allow_mmengine_types
+    from .variants import VARIANTS, Variant
+
+    # Inferencers and runners of mmengine read checkpoints with torch.load, which refuses
+    # mmengine's own log buffers unless they are allowed by name.
+    allow_mmengine_types()
