@@ -1,0 +1,43 @@
+# PYTHON  interpreter that builds the environment
+# VENV    environment to create, or an existing one to complete
+# TORCH   version of torch; by default the tested one, or what VENV already has
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+TORCH ?=
+
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow wheel-test lint format clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | \
+		awk -F '|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo '  variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH)'
+
+setup:  ## build the environment (minutes, while mmcv compiles; nothing the second time)
+	@$(PYTHON) tools/setup_env.py --venv '$(VENV)' --torch '$(TORCH)'
+
+demo: setup  ## train, evaluate and draw a detector and a segmentor on generated sample data
+	@$(BIN)/python tools/demo.py
+
+test: lint  ## check style and run the tests
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+wheel-test: setup  ## build the wheel and test it outside the checkout
+	$(BIN)/python -m pytest tests/test_packaging.py
+
+lint: setup  ## check style
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: setup  ## mend style
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:  ## remove build products and caches (neither the environment nor results)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find convnext_backbones tests tools -name __pycache__ -exec rm -rf {} +

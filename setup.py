@@ -1,0 +1,44 @@
+"""Metadata of convnext_backbones.
+
+mmcv is in no extra on purpose: pip would build it in an isolated environment, where it finds no
+torch and leaves its compiled ops out without a word. ``python -m convnext_backbones.doctor``
+prints the command that builds it with them, and ``make setup`` runs that command.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r"^__version__ = '(.+)'$", (ROOT / 'convnext_backbones/version.py').read_text(), re.MULTILINE
+)[1]
+
+DET = ['mmdet>=3.2,<4', 'pycocotools']
+# mmsegmentation imports ftfy and regex without declaring them.
+SEG = ['mmsegmentation>=1.2,<2', 'ftfy', 'regex']
+# scikit-learn ships the images that the sample data are made of.
+ALL = [*DET, *SEG, 'scikit-learn']
+# transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
+DEV = [*ALL, 'pytest', 'ruff', 'transformers', 'mmpretrain', 'rich']
+
+setup(
+    name='convnext_backbones',
+    version=VERSION,
+    description='ConvNeXt backbones for detection and segmentation on the OpenMMLab stack',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    classifiers=[
+        'Programming Language :: Python :: 3',
+        # The version that is tested; see convnext_backbones/tested_versions.txt.
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    python_requires='>=3.10',
+    packages=['convnext_backbones'],
+    package_data={'convnext_backbones': ['tested_versions.txt']},
+    install_requires=['torch>=2.0', 'mmengine>=0.10.4,<1'],
+    extras_require={'det': DET, 'seg': SEG, 'all': ALL, 'dev': DEV},
+)

@@ -1,0 +1,122 @@
+"""The built wheel, installed into an environment of its own, away from the checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from convnext_backbones import doctor
+
+ROOT = Path(__file__).resolve().parents[1]
+# Nothing that a user's environment lacks may find its way into the subprocesses.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith('PYTHON')}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a copy of the tree: a build leaves files beside its sources."""
+    folder = tmp_path_factory.mktemp('wheel')
+    left_out = ['.git', '.venv*', 'build', '*.egg-info', '__pycache__', 'work_dirs', 'demo_output']
+    shutil.copytree(ROOT, folder / 'tree', ignore=shutil.ignore_patterns(*left_out))
+    options = ['--no-build-isolation', '--no-deps', '--no-index', '--no-cache-dir']
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '-q', *options, '-w', folder, folder / 'tree'],
+        check=True,
+    )
+    (path,) = folder.glob('*.whl')
+    return path
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory) -> Path:
+    """The interpreter of a fresh environment with the wheel, and the rest of the running one."""
+    root = tmp_path_factory.mktemp('installed') / 'venv'
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(root)
+    (site,) = root.glob('lib/python*/site-packages')
+    options = ['--no-deps', '--no-index', '--target', site]
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', *options, wheel], check=True)
+    # A .pth file inside a directory that a .pth file adds is not read, so the editable install of
+    # the running environment stays out of sight.
+    (site / 'running.pth').write_text(f'{sysconfig.get_path("purelib")}\n')
+    return root / 'bin' / 'python'
+
+
+def run(python: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        [python, *arguments],
+        cwd=python.parent,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr or result.stdout
+    return result.stdout
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition('/')[0] for name in names}
+    assert {top for top in tops if not top.endswith('.dist-info')} == {'convnext_backbones'}
+    assert 'convnext_backbones/tested_versions.txt' in names
+    sources = {f'convnext_backbones/{path.name}' for path in ROOT.glob('convnext_backbones/*.py')}
+    assert {name for name in names if name.endswith('.py')} == sources
+
+
+def test_the_metadata(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith('METADATA'))
+    metadata = Parser().parsestr(archive.read(name).decode())
+    requires = metadata.get_all('Requires-Dist')
+    assert metadata['Requires-Python'] == doctor.PYTHON
+    assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'all', 'dev'}
+    always = {line.rstrip(';') for line in requires if 'extra' not in line}
+    assert {line[:5] for line in always} == {'torch', 'mmeng'}
+    # pip would build mmcv without its ops.
+    assert not any(line.startswith('mmcv') for line in requires)
+
+
+@pytest.fixture(scope='module')
+def imported(python) -> dict:
+    """What a fresh process finds after the import."""
+    code = (
+        'import json, sys\n'
+        'import convnext_backbones as package\n'
+        "modules = sorted({name.partition('.')[0] for name in sys.modules})\n"
+        'from mmengine.registry import MODELS\n'
+        "registered = MODELS.get('ConvNeXt') is package.ConvNeXt\n"
+        "out_channels = MODELS.build(dict(type='ConvNeXt', arch='atto')).out_channels\n"
+        "classifier = hasattr(package, 'ConvNeXtClassifier')\n"
+        'print(json.dumps(dict(modules=modules, registered=registered, classifier=classifier,\n'
+        '                      out_channels=out_channels, file=package.__file__)))\n'
+    )
+    return json.loads(run(python, '-c', code))
+
+
+def test_the_wheel_is_what_gets_imported(imported, python):
+    assert Path(imported['file']).is_relative_to(python.parents[1])
+
+
+def test_the_import_registers_the_backbone(imported):
+    assert imported['registered']
+    assert imported['classifier']
+    assert len(imported['out_channels']) == 4
+
+
+def test_the_import_needs_torch_and_mmengine_only(imported):
+    modules = set(imported['modules'])
+    assert {'torch', 'mmengine'} <= modules
+    assert not modules & {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools'}
+
+
+def test_the_doctor_runs_from_the_wheel(python):
+    report = json.loads(run(python, '-m', 'convnext_backbones.doctor', '--json'))
+    assert report['ok']
+    assert not report['faults']
