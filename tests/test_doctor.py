@@ -1,0 +1,507 @@
+"""The doctor, on simulated environments: real interpreters whose site-packages hold fakes."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from convnext_backbones import doctor
+
+DOCTOR = Path(doctor.__file__)
+TESTED = doctor.read_table(doctor.TABLE.read_text())
+
+TORCH = """
+class _Parallel:
+    is_available = is_gloo_available = staticmethod(lambda: True)
+    is_nccl_available = staticmethod(lambda: False)
+class cuda:
+    is_available = staticmethod(lambda: False)
+distributed = _Parallel
+def from_numpy(array): return array
+"""
+OPS = "def get_compiling_cuda_version(): return 'not available'\n"
+# They import each other as the real ones do, so that one fault makes many of them fail.
+HEALTHY = {
+    'torch': {'torch.py': TORCH},
+    'numpy': {'numpy.py': 'def zeros(size): return [0.0] * size\n'},
+    'setuptools': {'setuptools.py': '', 'pkg_resources.py': ''},
+    'opencv-python': {'cv2.py': ''},
+    'mmengine': {
+        'mmengine/__init__.py': '',
+        'mmengine/runner.py': 'import cv2, numpy, pkg_resources, torch',
+    },
+    'mmcv': {
+        'mmcv/__init__.py': 'import cv2, mmengine, numpy',
+        'mmcv/ops.py': f'import torch\n{OPS}',
+    },
+    'mmdet': {
+        'mmdet/__init__.py': 'import mmcv, mmengine',
+        'mmdet/apis.py': 'import mmcv.ops, mmengine.runner, pycocotools.mask',
+        'mmdet/models.py': '',
+    },
+    'mmsegmentation': {
+        'mmseg/__init__.py': 'import mmcv, mmengine',
+        'mmseg/apis.py': 'import ftfy, mmcv.ops, mmengine.runner, regex',
+        'mmseg/models.py': '',
+    },
+    'pycocotools': {'pycocotools/__init__.py': '', 'pycocotools/mask.py': ''},
+    'ftfy': {'ftfy.py': ''},
+    'regex': {'regex.py': ''},
+}
+# What mmdet 3.3 and mmsegmentation 1.2 assert.
+REFUSAL = """
+version = '{version}'
+assert version < '2.2', (f'MMCV=={{version}} is used but incompatible. '
+                         'Please install mmcv>=2.0.0rc4, <2.2.0.')
+"""
+
+
+class Simulation:
+    """An interpreter with fake distributions, and the real command line of the doctor in it."""
+
+    def __init__(self, root: Path) -> None:
+        venv.EnvBuilder(with_pip=False, symlinks=True).create(root / 'venv')
+        self.python = root / 'venv' / 'bin' / 'python'
+        self.site = next(root.glob('venv/lib/python*/site-packages'))
+        self.programs = root / 'programs'
+        self.programs.mkdir()
+
+    def install(self, name: str, version: str, files: dict[str, str], metadata: str = '') -> None:
+        """Writes a fake distribution, over whatever has files of the same name."""
+        for path, source in files.items():
+            target = self.site / path
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(textwrap.dedent(source))
+        info = self.site / f'{name.replace("-", "_")}-{version}.dist-info'
+        info.mkdir()
+        header = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        (info / 'METADATA').write_text(header + metadata)
+        modules = dict.fromkeys(Path(path).parts[0].removesuffix('.py') for path in files)
+        (info / 'top_level.txt').write_text('\n'.join(modules))
+
+    def install_healthy(self) -> None:
+        for name, files in HEALTHY.items():
+            self.install(name, TESTED[name], files)
+
+    def uninstall(self, name: str) -> None:
+        info = next(self.site.glob(f'{name.replace("-", "_")}-*.dist-info'))
+        for module in (info / 'top_level.txt').read_text().split():
+            (self.site / f'{module}.py').unlink(missing_ok=True)
+            shutil.rmtree(self.site / module, ignore_errors=True)
+        shutil.rmtree(info)
+
+    def replace(self, name: str, version: str, files: dict[str, str], as_name: str = '') -> None:
+        """Another version of a distribution, or another distribution in its place."""
+        self.uninstall(name)
+        self.install(as_name or name, version, {**HEALTHY[name], **files})
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [self.python, *(arguments or [str(DOCTOR)])],
+            env={'PATH': str(self.programs)},
+            cwd=self.site.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def report(self) -> dict:
+        run = self.run(str(DOCTOR), '--json')
+        report = json.loads(run.stdout)
+        assert (run.returncode, run.stderr) == (0 if report['ok'] else 1, '')
+        return report
+
+
+@pytest.fixture
+def bare(tmp_path):
+    return Simulation(tmp_path)
+
+
+@pytest.fixture
+def healthy(bare):
+    bare.install_healthy()
+    return bare
+
+
+def verdicts(report: dict) -> dict[str, str]:
+    return {row['component']: row['verdict'] for row in report['components']}
+
+
+def test_a_healthy_environment_can_train(healthy):
+    run = healthy.run()
+    assert (run.returncode, run.stderr) == (0, '')
+    assert 'Training and evaluation can run.' in run.stdout
+    table = run.stdout.partition('\n\n')[0].splitlines()
+    assert re.match(r'component +installed +tested +verdict$', table[0])
+    column = table[0].index('verdict')
+    assert all(line[column - 2 : column] == '  ' for line in table), 'the columns are aligned'
+    for name in ('torch', 'CUDA', 'NCCL', 'gloo', 'mmcv ops', 'opencv', 'setuptools', 'regex'):
+        assert any(line.startswith(name) for line in table), name
+
+
+@pytest.mark.parametrize('command', [[str(DOCTOR)], ['-m', 'convnext_backbones.doctor']])
+def test_it_runs_with_nothing_installed(bare, command):
+    package = bare.site / 'convnext_backbones'
+    package.symlink_to(DOCTOR.parent)
+    run = bare.run(*command)
+    assert run.returncode == 1
+    assert run.stderr == ''
+    for component in doctor.COMPONENTS:
+        if component.name != 'mmcv ops':
+            assert f'{component.name} is not installed: ' in run.stdout
+            assert f'{component.distribution}=={TESTED[component.distribution]}' in run.stdout
+
+
+def test_another_version_is_a_note_and_no_fault(healthy):
+    healthy.replace('ftfy', '6.0', {})
+    report = healthy.report()
+    assert report['ok']
+    assert verdicts(report)['ftfy'] == 'not the tested version'
+
+
+BUILD_MMCV = (
+    'install --no-build-isolation --no-cache-dir --no-binary mmcv --force-reinstall --no-deps '
+    f'mmcv=={TESTED["mmcv"]}'
+)
+# Name of the case: (what breaks a healthy environment, component, sentence, end of the command).
+FAULTS = {
+    'mmcv without ops': (
+        lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/ops.py': 'import mmcv._ext'}),
+        'mmcv ops',
+        r'mmcv 2.1.0 was built without its ops \(No module named mmcv._ext\)',
+        BUILD_MMCV,
+    ),
+    'mmcv for another torch': (
+        lambda sim: sim.replace(
+            'mmcv',
+            '2.1.0',
+            {'mmcv/ops.py': "raise ImportError('_ext.so: undefined symbol: _ZN3c106detail')"},
+        ),
+        'mmcv ops',
+        rf'mmcv 2.1.0 was built for another torch than {TESTED["torch"]}: .*_ZN3c106detail',
+        BUILD_MMCV,
+    ),
+    'mmcv for another CUDA': (
+        lambda sim: sim.replace(
+            'mmcv',
+            '2.1.0',
+            {
+                'mmcv/ops.py': "raise ImportError('libcudart.so.11.0: cannot open shared object "
+                "file: No such file or directory')"
+            },
+        ),
+        'mmcv ops',
+        r'built for another torch .*libcudart.so.11.0',
+        BUILD_MMCV,
+    ),
+    'an op that crashes the interpreter': (
+        lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/ops.py': 'import os; os.abort()'}),
+        'mmcv ops',
+        r'ops of mmcv 2.1.0 do not load: Crash: the interpreter died of SIGABRT',
+        BUILD_MMCV,
+    ),
+    'mmcv 2.2 with mmdet 3.3': (
+        lambda sim: (
+            sim.replace('mmcv', '2.2.0', {}),
+            sim.replace('mmdet', '3.3.0', {'mmdet/__init__.py': REFUSAL.format(version='2.2.0')}),
+            sim.replace(
+                'mmsegmentation', '1.2.2', {'mmseg/__init__.py': REFUSAL.format(version='2.2.0')}
+            ),
+        ),
+        'mmcv',
+        r'mmdet 3.3.0 refuses mmcv 2.2.0: it needs mmcv>=2.0.0rc4, <2.2.0\.$',
+        BUILD_MMCV,
+    ),
+    'mmcv-lite': (
+        lambda sim: sim.replace(
+            'mmcv', '2.1.0', {'mmcv/ops.py': 'import mmcv._ext'}, as_name='mmcv-lite'
+        ),
+        'mmcv',
+        r'mmcv-lite 2.1.0 is mmcv without its compiled ops',
+        BUILD_MMCV,
+    ),
+    'mmcv-full': (
+        lambda sim: sim.replace('mmcv', '1.7.2', {}, as_name='mmcv-full'),
+        'mmcv',
+        r'mmcv-full 1.7.2 is mmcv 1.x',
+        BUILD_MMCV,
+    ),
+    'setuptools 82': (
+        lambda sim: (
+            sim.uninstall('setuptools'),
+            sim.install('setuptools', '82.0.1', {'setuptools.py': ''}),
+        ),
+        'setuptools',
+        r'setuptools 82.0.1 has no pkg_resources',
+        f'install setuptools=={TESTED["setuptools"]}',
+    ),
+    'mmcv and onedl-mmcv': (
+        lambda sim: sim.install('onedl-mmcv', '2.3.6', HEALTHY['mmcv']),
+        'mmcv',
+        r'mmcv and onedl-mmcv both install the module mmcv',
+        BUILD_MMCV,
+    ),
+    'mmengine and onedl-mmengine': (
+        lambda sim: sim.install('onedl-mmengine', '0.10.12', HEALTHY['mmengine']),
+        'mmengine',
+        r'mmengine and onedl-mmengine both',
+        f'uninstall -y mmengine onedl-mmengine && PIP install mmengine=={TESTED["mmengine"]}',
+    ),
+    'mmdet and onedl-mmdetection': (
+        lambda sim: sim.install('onedl-mmdetection', '3.5.1', HEALTHY['mmdet']),
+        'mmdet',
+        r'mmdet and onedl-mmdetection both',
+        f'uninstall -y mmdet onedl-mmdetection && PIP install mmdet=={TESTED["mmdet"]}',
+    ),
+    'mmsegmentation and onedl-mmsegmentation': (
+        lambda sim: sim.install('onedl-mmsegmentation', '1.4.2', HEALTHY['mmsegmentation']),
+        'mmsegmentation',
+        r'mmsegmentation and onedl-mmsegmentation both',
+        'uninstall -y mmsegmentation onedl-mmsegmentation && '
+        f'PIP install mmsegmentation=={TESTED["mmsegmentation"]}',
+    ),
+    'the unrelated mmseg': (
+        lambda sim: (
+            sim.uninstall('mmsegmentation'),
+            sim.install('mmseg', '1.3.0', {'mmseg/__init__.py': ''}),
+        ),
+        'mmsegmentation',
+        r'The distribution mmseg 1.3.0 is an unrelated word segmentation package',
+        f'uninstall -y mmseg && PIP install mmsegmentation=={TESTED["mmsegmentation"]}',
+    ),
+    'the unrelated mmseg over mmsegmentation': (
+        lambda sim: sim.install('mmseg', '1.3.0', {'mmseg/__init__.py': ''}),
+        'mmsegmentation',
+        r'The distribution mmseg 1.3.0 is an unrelated word segmentation package',
+        'uninstall -y mmseg mmsegmentation && '
+        f'PIP install mmsegmentation=={TESTED["mmsegmentation"]}',
+    ),
+    'numpy 2 under a torch for numpy 1': (
+        lambda sim: sim.replace(
+            'torch',
+            '2.0.1',
+            {
+                'torch.py': TORCH.replace(
+                    'return array', "raise RuntimeError('Numpy is not available')"
+                )
+            },
+        ),
+        'numpy',
+        rf'torch 2.0.1 was compiled for numpy 1 and cannot use numpy {TESTED["numpy"]}',
+        "install 'numpy<2'",
+    ),
+    'pycocotools for another numpy': (
+        lambda sim: sim.replace(
+            'pycocotools',
+            '2.0.6',
+            {'pycocotools/mask.py': "raise ValueError('numpy.dtype size changed, may indicate')"},
+        ),
+        'pycocotools',
+        rf'pycocotools 2.0.6 was compiled for another numpy than {TESTED["numpy"]}',
+        f'install --force-reinstall --no-deps numpy=={TESTED["numpy"]} '
+        f'pycocotools=={TESTED["pycocotools"]}',
+    ),
+    'a dependency of mmdet': (
+        lambda sim: sim.replace('mmdet', '3.3.0', {'mmdet/apis.py': 'import shapely.geometry'}),
+        'mmdet',
+        r"mmdet 3.3.0 cannot be imported because 'shapely', which it needs, is missing",
+        f'install mmdet=={TESTED["mmdet"]}',
+    ),
+    'mmengine dies at its import': (
+        lambda sim: sim.replace(
+            'mmengine', '0.10.7', {'mmengine/runner.py': "raise RuntimeError('first\\nlast line')"}
+        ),
+        'mmengine',
+        r'mmengine 0.10.7 is installed, but its import dies: last line$',
+        f'install --force-reinstall --no-deps mmengine=={TESTED["mmengine"]}',
+    ),
+    'torch is broken': (
+        lambda sim: sim.replace(
+            'torch', '2.13.0', {'torch.py': "raise OSError('libtorch_cpu.so: bad ELF')"}
+        ),
+        'torch',
+        r'torch 2.13.0 is installed, but its import dies: OSError: libtorch_cpu.so: bad ELF$',
+        f'install --force-reinstall --no-deps torch=={TESTED["torch"]}',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', FAULTS)
+def test_fault(healthy, case):
+    spoil, component, sentence, command = FAULTS[case]
+    spoil(healthy)
+    (fault,) = healthy.report()['faults']
+    assert fault['component'] == component
+    assert re.search(sentence, fault['sentence'])
+    pip = f'{healthy.python} -m pip'
+    assert fault['command'].startswith((pip, 'MMCV_WITH_OPS=1'))
+    assert fault['command'].endswith(command.replace('PIP', pip))
+    assert shlex.split(fault['command']), 'the command can be copied'
+
+
+@pytest.mark.parametrize('distribution', HEALTHY)
+def test_what_is_missing_is_named_alone(healthy, distribution):
+    """Whatever fails for want of it is not reported beside it."""
+    healthy.uninstall(distribution)
+    (fault,) = healthy.report()['faults']
+    name = next(c.name for c in doctor.COMPONENTS if c.distribution == distribution)
+    assert fault['sentence'].startswith(f'{name} is not installed: ')
+    assert f'{distribution}=={TESTED[distribution]}' in fault['command']
+
+
+def test_the_report_for_people_shows_sentence_and_command(healthy):
+    healthy.uninstall('ftfy')
+    run = healthy.run()
+    assert run.returncode == 1
+    command = f'{healthy.python} -m pip install ftfy=={TESTED["ftfy"]}'
+    sentence = 'ftfy: ftfy is not installed: mmsegmentation imports it.'
+    assert run.stdout.endswith(f'One fault:\n\n{sentence}\n    {command}\n')
+
+
+def test_the_forks_alone_are_fine(healthy):
+    for name, fork, version in [
+        ('mmcv', 'onedl-mmcv', '2.3.6'),
+        ('mmengine', 'onedl-mmengine', '0.10.12'),
+        ('mmdet', 'onedl-mmdetection', '3.5.1'),
+        ('mmsegmentation', 'onedl-mmsegmentation', '1.4.2'),
+    ]:
+        healthy.replace(name, version, {}, as_name=fork)
+    report = healthy.report()
+    assert report['ok']
+    assert {'onedl-mmcv 2.3.6', 'onedl-mmdetection 3.5.1'} <= {
+        row['installed'] for row in report['components']
+    }
+
+
+@pytest.mark.parametrize('apt_get', [True, False])
+def test_opencv_without_libgl(healthy, apt_get):
+    message = 'libGL.so.1: cannot open shared object file: No such file or directory'
+    healthy.replace('opencv-python', '5.0', {'cv2.py': f'raise ImportError({message!r})'})
+    if apt_get:
+        program = healthy.programs / 'apt-get'
+        program.write_text('')
+        program.chmod(0o755)
+    (fault,) = healthy.report()['faults']
+    assert fault['sentence'] == (
+        'opencv 5.0 needs the system library libGL.so.1, which is missing.'
+    )
+    headless = f'opencv-python-headless=={TESTED["opencv-python"]}'
+    end = 'apt-get install -y libgl1 libglib2.0-0' if apt_get else f'pip install {headless}'
+    assert fault['command'].endswith(end)
+
+
+def test_declared_version_ranges(healthy):
+    healthy.install(
+        'convnext_backbones',
+        '0.1.0',
+        {},
+        'Requires-Dist: torch>=2.0\nRequires-Dist: mmengine<1,>=0.10.4\n',
+    )
+    assert healthy.report()['ok']
+    healthy.replace('mmengine', '1.0.0', {})
+    (fault,) = healthy.report()['faults']
+    assert 'mmengine 1.0.0 is not supported' in fault['sentence']
+    assert fault['command'].endswith(f'pip install mmengine=={TESTED["mmengine"]}')
+
+
+def test_a_folder_in_the_current_directory_is_no_installation(healthy):
+    healthy.uninstall('mmdet')
+    for path, source in HEALTHY['mmdet'].items():
+        target = healthy.site.parent / path
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(source)
+    assert verdicts(healthy.report())['mmdet'] == 'FAULT'
+
+
+def test_what_imports_print_does_not_mix_with_the_report(healthy):
+    healthy.replace('regex', '1.0', {'regex.py': "print('noise')"})
+    assert healthy.report()['ok']
+
+
+def test_a_probe_that_hangs_is_reported_and_the_rest_goes_on():
+    start = time.monotonic()
+    outcomes = doctor.run_probes(
+        {'good': 'facts["x"] = 1', 'hangs': 'import time; time.sleep(60)', 'last': ''}, seconds=1
+    )
+    assert time.monotonic() - start < 20
+    assert outcomes['good'].facts == {'x': 1}
+    assert outcomes['hangs'].error == 'Crash: no end after 1 seconds'
+    assert outcomes['last'].error == ''
+
+
+# --- the pure part --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment():
+    modules = {component.distribution: component.module for component in doctor.COMPONENTS}
+    probes = {component.name: doctor.Probe() for component in doctor.COMPONENTS}
+    probes['torch'] = doctor.Probe(facts={'nccl': False, 'gloo': True})
+    return doctor.Environment(
+        executable=sys.executable,
+        python='3.11.7',
+        distributions=dict(TESTED),
+        providers={module: (name,) for name, module in modules.items()},
+        probes=probes,
+        tested=TESTED,
+        accepted={'python': '>=3.10'},
+    )
+
+
+def test_cpu_ops_under_a_gpu_are_a_fault(environment):
+    assert doctor.diagnose(environment) == []
+    probes = {
+        **environment.probes,
+        'torch': doctor.Probe(facts={'cuda': '12.8', 'nccl': True, 'gloo': True}),
+        'mmcv ops': doctor.Probe(facts={'cuda': 'not available'}),
+    }
+    (fault,) = doctor.diagnose(replace(environment, probes=probes))
+    assert fault.component == 'mmcv ops'
+    assert 'without CUDA' in fault.sentence
+    probes['mmcv ops'] = doctor.Probe(facts={'cuda': '12.8'})
+    assert doctor.diagnose(replace(environment, probes=probes)) == []
+
+
+def test_an_old_python_is_a_fault(environment):
+    (fault,) = doctor.diagnose(replace(environment, python='3.9.18'))
+    assert 'Python 3.9.18 is not supported' in fault.sentence
+    assert fault.command == f'python{TESTED["python"]} -m venv .venv'
+    # Known without the package's metadata too.
+    assert doctor._accepted()['python'] == doctor.PYTHON
+
+
+def test_an_executable_with_a_space_is_quoted(environment):
+    probes = {**environment.probes, 'ftfy': doctor.Probe('ModuleNotFoundError: x')}
+    providers = {k: v for k, v in environment.providers.items() if k != 'ftfy'}
+    env = replace(environment, executable='/my env/python', probes=probes, providers=providers)
+    (fault,) = doctor.diagnose(env)
+    assert shlex.split(fault.command)[:3] == ['/my env/python', '-m', 'pip']
+
+
+@pytest.mark.parametrize(
+    ('version', 'specifier', 'expected'),
+    [
+        ('2.0', '>=2.0.0', True),
+        ('2.13.0+cpu', '>=2.0', True),
+        ('1.13.1', '>=2.0', False),
+        ('4.0.0', '>=3.2,<4', False),
+        ('3.10.1', '<4,>=3.2', True),
+        ('1.0', '', True),
+    ],
+)
+def test_version_ranges(version, specifier, expected):
+    assert doctor._within(version, specifier) is expected
+
+
+def test_the_table_names_every_component():
+    assert {component.distribution for component in doctor.COMPONENTS} < set(TESTED)
+    assert all(set(c.needs) < {c.name for c in doctor.COMPONENTS} for c in doctor.COMPONENTS)
