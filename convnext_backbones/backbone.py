@@ -157,10 +157,11 @@ class ConvNeXt(_Trunk):
     """ConvNeXt backbone: one NCHW feature map per requested stage, each with its own LayerNorm.
 
     Stage ``i`` works at stride ``4 * 2**i``: 4, 8, 16, 32. The output is a tuple of contiguous
-    NCHW maps of shape (N, dims[i], H_i, W_i), one per entry of ``out_indices``. No layer pads: at
-    an input size that is not divisible by the stride, each step floors, so ``H_0 = H // 4`` and
-    ``H_i = H_{i-1} // 2``, and the rest at the right and bottom edge (at most ``stride - 1``
-    pixels) does not reach that map. mmdet pads its batches to 32 for that reason.
+    NCHW maps of shape (N, dims[i], H_i, W_i), one per entry of ``out_indices``. Neither the stem
+    nor the downsampling layers pad: at an input size that is not divisible by the stride, each
+    step floors, so ``H_0 = H // 4`` and ``H_i = H_{i-1} // 2``. The last ``H % 4`` rows and
+    ``W % 4`` columns of the input reach no map; of what later steps drop, a map has no cell, and
+    sees it only through the 7x7 convolutions before. mmdet pads its batches to 32 for that reason.
 
     Sizes are given as ``arch``, or by the authors' own ``depths`` and ``dims``; the defaults are
     the authors': ConvNeXt-T, no stochastic depth, layer scale 1e-6 (the downstream experiments of

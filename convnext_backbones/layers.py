@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# A property of the build of torch, asked once: the question breaks the graph of torch.compile.
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis, computed and returned in the dtype of its parameters.
@@ -47,7 +50,7 @@ class PointwiseLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (N, H, W, C_in) to (N, H, W, C_out)."""
-        if x.device.type == 'cpu' and torch.backends.mkldnn.is_available():
+        if x.device.type == 'cpu' and HAS_ONEDNN:
             x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), channels_last in memory
             x = F.conv2d(x, self.weight[:, :, None, None], self.bias)
             return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)

@@ -1,0 +1,53 @@
+"""Prints how far the installed peers are from ours, as a Markdown table.
+
+python tests/peers/report.py                           every peer, every variant it has
+python tests/peers/report.py --peers timm --variants tiny base
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1:3]]
+
+from peer_models import PEERS, TOLERANCE, compare_backbones  # noqa: E402
+
+from convnext_backbones import VARIANTS  # noqa: E402
+
+
+def main() -> int:
+    """Print the table; the status is 1 if a difference is above the tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--peers', nargs='+', choices=PEERS, default=list(PEERS))
+    parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument('--dtype', choices=['float32', 'float64'], default='float32')
+    args = parser.parse_args()
+
+    peers = [PEERS[name] for name in args.peers]
+    missing = [peer.name for peer in peers if not peer.installed()]
+    if missing:
+        print(f'Not installed here: {", ".join(missing)}.\n')
+    print(
+        f'torch {torch.__version__}, {args.dtype} on the CPU, largest differences at unit scale\n'
+    )
+    print('| peer | variant | tensors | output | input gradient |')
+    print('|---|---|---:|---:|---:|')
+    worst = 0.0
+    for peer in peers:
+        for variant in args.variants:
+            if peer.name in missing or variant not in peer.variants:
+                continue
+            found = compare_backbones(peer, variant, getattr(torch, args.dtype))
+            output, gradient = max(found.outputs), max(found.gradients)
+            worst = max(worst, output, gradient)
+            print(
+                f'| {peer.name} | {variant} | {found.tensors} | {output:.1e} | {gradient:.1e} |',
+                flush=True,
+            )
+    return int(worst > TOLERANCE)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
