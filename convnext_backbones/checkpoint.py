@@ -123,4 +123,3 @@ def _named_global(message: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no detail"}'
-

@@ -1,0 +1,122 @@
+# Mask R-CNN with a small ConvNeXt on the generated sample data; minutes on two CPU cores.
+#   python tools/make_sample_data.py data/sample
+#   python tools/train.py configs/sample/mask_rcnn_convnext_sample.py
+_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/task_det.py']
+
+dims = [32, 64, 128, 256]
+channels = 64
+norm = dict(type='GN', num_groups=16)  # trains from scratch at small batches
+num_classes = 10
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='ConvNeXt',
+        arch=dict(depths=[2, 2, 4, 2], dims=dims),
+        layer_scale_init_value=1.0,
+    ),
+    neck=dict(in_channels=dims, out_channels=channels, norm_cfg=norm),
+    rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[6])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=channels),
+        mask_head=dict(
+            num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=num_classes
+        ),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
+)
+
+size = (160, 160)
+data_root = 'data/sample/coco/'
+metainfo = dict(classes=tuple('0123456789'))
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+pack = dict(
+    type='PackDetInputs',
+    meta_keys=(
+        *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+        *('flip', 'flip_direction'),
+    ),
+)
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    pack,
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(s, s), keep_ratio=True) for s in (128, 160, 192)],
+            [dict(type='RandomFlip', prob=0.0)],  # a mirrored digit is no digit
+            [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
+            [pack],
+        ],
+    ),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='AspectRatioBatchSampler', drop_last=True),
+    dataset=dict(
+        type='CocoDataset',
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CocoDataset',
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type='CocoMetric',
+    ann_file=data_root + 'annotations/instances_val.json',
+    metric=['bbox', 'segm'],
+)
+test_evaluator = val_evaluator
+
+max_epochs = 4
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
+]
+default_hooks = dict(logger=dict(interval=25))
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+randomness = dict(seed=0)

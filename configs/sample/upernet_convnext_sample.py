@@ -1,0 +1,115 @@
+# UperNet with a small ConvNeXt on the generated sample data; minutes on two CPU cores.
+#   python tools/make_sample_data.py data/sample
+#   python tools/train.py configs/sample/upernet_convnext_sample.py
+_base_ = ['../_base_/models/upernet.py', '../_base_/task_seg.py']
+
+dims = [32, 64, 128, 256]
+classes = ('background', *'0123456789')
+# Nine pixels in ten are background: counted in full they drown the digits. So the loss takes the
+# pixels with the highest loss, about as many as two to five digits and their surroundings have.
+sampler = dict(type='OHEMPixelSampler', min_kept=3000)
+size = (160, 160)
+model = dict(
+    data_preprocessor=dict(size=size),
+    backbone=dict(
+        _delete_=True,
+        type='ConvNeXt',
+        arch=dict(depths=[2, 2, 4, 2], dims=dims),
+        layer_scale_init_value=1.0,
+    ),
+    decode_head=dict(
+        in_channels=dims,
+        channels=64,
+        num_classes=len(classes),
+        sampler=sampler,
+    ),
+    auxiliary_head=dict(
+        in_channels=dims[2],
+        channels=64,
+        num_classes=len(classes),
+        sampler=sampler,
+    ),
+)
+
+data_root = 'data/sample/ade20k/'
+palette = [[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48]]
+palette += [[145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]]
+metainfo = dict(classes=classes, palette=palette)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomResize', scale=size, ratio_range=(0.8, 1.25), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=size),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(s, s), keep_ratio=True) for s in (128, 160, 192)],
+            [dict(type='RandomFlip', prob=0.0)],  # a mirrored digit is no digit
+            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+dataset = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=metainfo,
+    reduce_zero_label=True,
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+        **dataset,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+        **dataset,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+
+max_iters = 800
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, T_max=max_iters, eta_min=1e-5),
+]
+default_hooks = dict(
+    logger=dict(interval=25, log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=max_iters),
+)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+randomness = dict(seed=0)
