@@ -16,6 +16,12 @@ from convnext_backbones.launch import build_runner, check_file, load_config, run
 METRICS_FILE = 'metrics.json'
 
 
+def evaluators(cfg: Config) -> list[ConfigDict]:
+    """The metrics of the test loop; a config names one, or a list."""
+    metrics = cfg.test_evaluator
+    return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+
+
 def draw_to(cfg: Config, folder: str) -> None:
     """Draw every prediction into ``folder``."""
     cfg.default_hooks.visualization.draw = True
@@ -26,13 +32,19 @@ def draw_to(cfg: Config, folder: str) -> None:
 
 
 def write_predictions_to(cfg: Config, folder: str) -> None:
-    """Keep the predictions for evaluation elsewhere: COCO result files, or label map images."""
-    if cfg.default_scope == 'mmdet':
-        cfg.test_evaluator.outfile_prefix = os.path.join(folder, 'predictions')
-        os.makedirs(folder, exist_ok=True)
-    else:
-        cfg.test_evaluator.output_dir = folder
-        cfg.test_evaluator.keep_results = True
+    """Keep the predictions for evaluation elsewhere: COCO result files, or label map images.
+
+    Raises:
+        ValueError: The config evaluates with a metric that writes neither.
+    """
+    os.makedirs(folder, exist_ok=True)
+    for metric in evaluators(cfg):
+        if metric.type == 'CocoMetric':
+            metric.outfile_prefix = os.path.join(folder, 'predictions')
+        elif metric.type == 'IoUMetric':
+            metric.output_dir = folder
+        else:
+            raise ValueError(f'expected CocoMetric or IoUMetric for --out, got {metric.type!r}')
 
 
 def use_tta(cfg: Config) -> None:
@@ -51,9 +63,11 @@ def use_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
     if cfg.default_scope == 'mmdet':
         # mmdet merges boxes over augmentations, and asserts that there are no masks to merge.
-        cfg.model.module.roi_head.mask_head = None
-        cfg.model.module.roi_head.mask_roi_extractor = None
-        cfg.test_evaluator.metric = 'bbox'
+        roi_head = cfg.model.module.get('roi_head', {})
+        roi_head.pop('mask_head', None)
+        roi_head.pop('mask_roi_extractor', None)
+        for metric in evaluators(cfg):
+            metric.metric = 'bbox'
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.tta:
             use_tta(cfg)
         runner = build_runner(cfg)
+        if args.tta and cfg.default_scope == 'mmdet':
+            runner.logger.info('Test-time augmentation merges boxes: masks are not evaluated.')
         metrics = runner.test()
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'test: {error}')
