@@ -38,6 +38,12 @@ def test_commands_of_readme_exist():
         subprocess.run(['make', '-n', target], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_links_of_readme_lead_to_files():
+    links = [link for link in re.findall(r'\]\((.+?)\)', README) if '://' not in link]
+    assert 'docs/demo.jpg' in links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 def test_variants_of_readme_are_those_of_the_table():
     for name, variant in VARIANTS.items():
         sizes = (', '.join(map(str, values)) for values in (variant.depths, variant.dims))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate with N processes on this node, one per GPU (NCCL), or on the CPU (gloo) where there is none.
+# Evaluate with N processes on this node, one per GPU (NCCL), or on the CPU (gloo).
 #   tools/dist_test.sh CONFIG CHECKPOINT N [test.py flags]
 # Several nodes: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
 set -eu
@@ -8,10 +8,4 @@ if [ "$#" -lt 3 ]; then
     exit 2
 fi
 CONFIG=$1; CHECKPOINT=$2; N=$3; shift 3
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --nproc_per_node="$N" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "$@"
+exec "$(dirname "$0")/torchrun.sh" "$N" test.py "$CONFIG" "$CHECKPOINT" "$@"

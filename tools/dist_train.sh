@@ -8,10 +8,4 @@ if [ "$#" -lt 2 ]; then
     exit 2
 fi
 CONFIG=$1; N=$2; shift 2
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --nproc_per_node="$N" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"
+exec "$(dirname "$0")/torchrun.sh" "$N" train.py "$CONFIG" "$@"

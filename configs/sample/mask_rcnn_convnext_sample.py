@@ -1,7 +1,11 @@
 # Mask R-CNN with a small ConvNeXt on the generated sample data; minutes on two CPU cores.
 #   python tools/make_sample_data.py data/sample
 #   python tools/train.py configs/sample/mask_rcnn_convnext_sample.py
-_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/task_det.py']
+_base_ = [
+    '../_base_/models/mask_rcnn.py',
+    '../_base_/schedules/sample.py',
+    '../_base_/task_det.py',
+]
 
 dims = [32, 64, 128, 256]
 channels = 64
@@ -106,17 +110,8 @@ test_evaluator = val_evaluator
 
 max_epochs = 4
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=25))
-auto_scale_lr = dict(enable=False, base_batch_size=8)
-randomness = dict(seed=0)

@@ -1,7 +1,11 @@
 # UperNet with a small ConvNeXt on the generated sample data; minutes on two CPU cores.
 #   python tools/make_sample_data.py data/sample
 #   python tools/train.py configs/sample/upernet_convnext_sample.py
-_base_ = ['../_base_/models/upernet.py', '../_base_/task_seg.py']
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/schedules/sample.py',
+    '../_base_/task_seg.py',
+]
 
 dims = [32, 64, 128, 256]
 classes = ('background', *'0123456789')
@@ -96,13 +100,6 @@ test_evaluator = val_evaluator
 
 max_iters = 800
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, T_max=max_iters, eta_min=1e-5),
@@ -111,5 +108,3 @@ default_hooks = dict(
     logger=dict(interval=25, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=max_iters),
 )
-auto_scale_lr = dict(enable=False, base_batch_size=8)
-randomness = dict(seed=0)
