@@ -100,7 +100,7 @@ def contact_sheet(out: Path) -> Path:
 
 def print_metrics(console: Console, task: Task, metrics: dict[str, float]) -> bool:
     """Print the table of one task; whether every metric reached what it must."""
-    table = Table('metric', 'value', 'at least', title=f'{task.name} ({task.config})')
+    table = Table('metric', 'value', 'at least', title=task.name)
     reached = True
     for name, least in task.metrics.items():
         table.add_row(name, f'{metrics[name]:.3f}', str(least) if least else '')
