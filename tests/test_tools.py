@@ -130,7 +130,7 @@ def test_evaluation_writes_metrics_predictions_and_pictures(trained):
     metrics = json.loads((work_dir / 'metrics.json').read_text())
     assert case.metric in metrics
     pictures = [p for p in shown.rglob('*') if p.suffix in ('.jpg', '.png')]
-    assert pictures and all(cv2.imread(str(p)) is not None for p in pictures)
+    assert len(pictures) == 4 and all(cv2.imread(str(p)) is not None for p in pictures)
     if case.task == 'det':
         boxes = json.loads((out / 'predictions.bbox.json').read_text())
         masks = json.loads((out / 'predictions.segm.json').read_text())

@@ -28,6 +28,7 @@ def draw_to(cfg: Config, folder: str) -> None:
     if cfg.default_scope == 'mmdet':
         cfg.default_hooks.visualization.test_out_dir = os.path.abspath(folder)
     else:
+        cfg.default_hooks.visualization.interval = 1  # mmseg draws every 50th batch by itself
         cfg.visualizer.save_dir = folder
 
 
