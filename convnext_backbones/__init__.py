@@ -6,7 +6,15 @@ mmseg and every other child registry find it. It needs torch and mmengine only.
 
 from .version import __version__
 
-__all__ = ['VARIANTS', 'ConvNeXt', 'ConvNeXtClassifier', 'Variant', '__version__']
+__all__ = [
+    'VARIANTS',
+    'ConvNeXt',
+    'ConvNeXtClassifier',
+    'ConvNeXtLayerDecayConstructor',
+    'LearningRateRangeHook',
+    'Variant',
+    '__version__',
+]
 
 try:
     import mmengine  # noqa: F401
@@ -27,6 +35,7 @@ except (ImportError, OSError) as error:
 else:
     from .backbone import ConvNeXt, ConvNeXtClassifier
     from .checkpoint import allow_mmengine_types
+    from .layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook
     from .variants import VARIANTS, Variant
 
     # Inferencers and runners of mmengine read checkpoints with torch.load, which refuses
