@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from torch import nn
@@ -83,6 +84,16 @@ def build_runner(cfg: Config) -> Runner:
     if changes:
         runner.logger.info(f'No GPU on this machine: {"; ".join(changes)}.')
     return runner
+
+
+def leave_process_group() -> None:
+    """Wait for the other processes and leave the group, where there is one.
+
+    Left to the exit of the interpreter, the threads of gloo now and then abort it.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:

@@ -11,7 +11,13 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
-from convnext_backbones.launch import build_runner, check_file, load_config, runner_parser
+from convnext_backbones.launch import (
+    build_runner,
+    check_file,
+    leave_process_group,
+    load_config,
+    runner_parser,
+)
 
 METRICS_FILE = 'metrics.json'
 
@@ -101,6 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         temporary.write_text(json.dumps(metrics, indent=2, default=float))
         os.replace(temporary, path)
         runner.logger.info(f'Metrics are in {path}')
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from convnext_backbones.launch import (
     backbone_starts_from_scratch,
     build_runner,
     check_file,
+    leave_process_group,
     load_config,
     runner_parser,
 )
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             'and no load_from.'
         )
     runner.train()
+    leave_process_group()
 
 
 if __name__ == '__main__':
