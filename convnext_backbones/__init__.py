@@ -7,13 +7,18 @@ mmseg and every other child registry find it. It needs torch and mmengine only.
 from .version import __version__
 
 __all__ = [
+    'PUBLISHED',
     'VARIANTS',
     'ConvNeXt',
     'ConvNeXtClassifier',
     'ConvNeXtLayerDecayConstructor',
     'LearningRateRangeHook',
+    'LoadReport',
+    'PretrainedConvNeXt',
+    'PublishedWeights',
     'Variant',
     '__version__',
+    'load_weights',
 ]
 
 try:
@@ -37,6 +42,13 @@ else:
     from .checkpoint import allow_mmengine_types
     from .layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook
     from .variants import VARIANTS, Variant
+    from .weights import (
+        PUBLISHED,
+        LoadReport,
+        PretrainedConvNeXt,
+        PublishedWeights,
+        load_weights,
+    )
 
     # Inferencers and runners of mmengine read checkpoints with torch.load, which refuses
     # mmengine's own log buffers unless they are allowed by name.

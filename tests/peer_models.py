@@ -1,7 +1,7 @@
 """Independent implementations of ConvNeXt behind one interface, and the comparison with ours.
 
-Nothing here comes from the package but its model classes and its table of sizes: the renaming
-tables are written out, so that the package's own weight handling cannot hide a mistake.
+The renaming tables are written out here, apart from those of the package, so that its own weight
+handling cannot hide a mistake.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 import torch
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier
+from convnext_backbones import (
+    VARIANTS,
+    ConvNeXt,
+    ConvNeXtClassifier,
+    LoadReport,
+    load_weights,
+)
 
 # The largest difference that passes, absolute, on maps and gradients of unit scale in fp32.
 TOLERANCE = 1e-5
@@ -47,7 +55,7 @@ class Peer:
         """Whether the module can be found; says nothing about whether it can be imported."""
         return importlib.util.find_spec(self.name) is not None
 
-    def build(self, variant: str) -> nn.Module:
+    def build(self, variant: str, **options) -> nn.Module:
         """A backbone that gives the outputs of all four stages, with any weights."""
         raise NotImplementedError
 
@@ -62,6 +70,12 @@ class Peer:
     def logits(self, module: nn.Module, x: Tensor) -> Tensor:
         """The output of what :meth:`build_classifier` built, (N, 1000)."""
         return module(x)
+
+    def save(self, module: nn.Module, folder: Path) -> Path:
+        """Write the weights of ``module`` as its users do; the file."""
+        path = folder / f'{self.name}.pth'
+        torch.save(module.state_dict(), path)
+        return path
 
     def rename(self, key: str) -> str:
         """Our name of its parameter ``key``."""
@@ -139,6 +153,10 @@ class Transformers(Peer):
         with torch.device('meta'):
             return ConvNextBackbone(self._config(variant, out_features=stages))
 
+    def save(self, module: nn.Module, folder: Path) -> Path:
+        module.save_pretrained(folder)
+        return folder / 'model.safetensors'
+
     def build_classifier(self, variant: str) -> nn.Module:
         from transformers import ConvNextForImageClassification
 
@@ -158,14 +176,22 @@ class MMPretrain(Peer):
     name = 'mmpretrain'
     has_output_norms = True
     renaming = (
-        (r'(downsample_layers\.\d+\.[01]\.\w+)', r'\1'),
-        (r'stages\.(\d+)\.(\d+)\.depthwise_conv\.(\w+)', r'stages.\1.\2.dwconv.\3'),
-        (r'stages\.(\d+)\.(\d+)\.pointwise_conv([12])\.(\w+)', r'stages.\1.\2.pwconv\3.\4'),
-        (r'(stages\.\d+\.\d+\.(?:gamma|norm\.\w+))', r'\1'),
+        (r'(?:backbone\.)?(downsample_layers\.\d+\.[01]\.\w+)', r'\1'),
+        (
+            r'(?:backbone\.)?stages\.(\d+)\.(\d+)\.depthwise_conv\.(\w+)',
+            r'stages.\1.\2.dwconv.\3',
+        ),
+        (
+            r'(?:backbone\.)?stages\.(\d+)\.(\d+)\.pointwise_conv([12])\.(\w+)',
+            r'stages.\1.\2.pwconv\3.\4',
+        ),
+        (r'(?:backbone\.)?(stages\.\d+\.\d+\.(?:gamma|norm\.\w+))', r'\1'),
         (r'(norm\d\.\w+)', r'\1'),
+        (r'backbone\.norm3\.(\w+)', r'norm.\1'),
+        (r'head\.fc\.(\w+)', r'head.\1'),
     )
 
-    def build(self, variant: str) -> nn.Module:
+    def build(self, variant: str, linear_pw_conv: bool = True) -> nn.Module:
         with _backbones_only():
             # The whole of `models`, which its registry wants to have: mmdet tries the same
             # import, and leaves half of it behind when torchvision is missing.
@@ -176,11 +202,26 @@ class MMPretrain(Peer):
             arch=variant,
             out_indices=(0, 1, 2, 3),
             gap_before_final_norm=False,
+            linear_pw_conv=linear_pw_conv,
             layer_scale_init_value=1.0,
         )
 
+    def build_classifier(self, variant: str) -> nn.Module:
+        with _backbones_only():
+            from mmpretrain.models import ImageClassifier
+
+        width = VARIANTS[variant].dims[-1]
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            return ImageClassifier(
+                backbone=dict(type='ConvNeXt', arch=variant, layer_scale_init_value=1.0),
+                head=dict(type='LinearClsHead', num_classes=1000, in_channels=width),
+            )
+
     def maps(self, module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         return module(x)
+
+    def logits(self, module: nn.Module, x: Tensor) -> Tensor:
+        return module(x, mode='tensor')
 
 
 class Timm(Peer):
@@ -310,15 +351,7 @@ def compare_backbones(peer: Peer, variant: str, dtype: torch.dtype = torch.float
     theirs = peer.build(variant)
     theirs.eval()  # mmpretrain's returns None
     tensors = peer.copy_weights(ours, theirs)
-
-    def peer_maps(x: Tensor) -> list[Tensor]:
-        maps = peer.maps(theirs, x)
-        assert len(maps) == 4
-        if peer.has_output_norms:
-            return list(maps)
-        return [getattr(ours, f'norm{i}')(map_) for i, map_ in enumerate(maps)]
-
-    return _compare(ours, peer_maps, tensors, dtype)
+    return _compare(ours, _maps_of(peer, theirs, ours), tensors, dtype)
 
 
 def compare_classifiers(peer: Peer, variant: str) -> Differences:
@@ -329,6 +362,41 @@ def compare_classifiers(peer: Peer, variant: str) -> Differences:
     theirs = peer.build_classifier(variant).eval()
     tensors = peer.copy_weights(ours, theirs)
     return _compare(lambda x: [ours(x)], lambda x: [peer.logits(theirs, x)], tensors)
+
+
+def compare_backbone_files(
+    peer: Peer, variant: str, folder: Path, **options
+) -> tuple[LoadReport, Differences]:
+    """A peer with random weights against ours, which loads the file that the peer writes."""
+    with torch.device('meta'):
+        weights = ConvNeXt(variant, layer_scale_init_value=1.0)
+        ours = ConvNeXt(variant, layer_scale_init_value=1.0)
+    randomise(weights)
+    theirs = peer.build(variant, **options)
+    theirs.eval()  # mmpretrain's returns None
+    tensors = peer.copy_weights(weights, theirs)
+    ours.to_empty(device='cpu').eval()
+    for i in range(4):  # what a file without output norms leaves as it is
+        getattr(ours, f'norm{i}').load_state_dict(getattr(weights, f'norm{i}').state_dict())
+    del weights
+    report = load_weights(ours, peer.save(theirs, folder))
+    return report, _compare(ours, _maps_of(peer, theirs, ours), tensors)
+
+
+def compare_classifier_files(
+    peer: Peer, variant: str, folder: Path
+) -> tuple[LoadReport, Differences]:
+    """The same for the classifier and its logits."""
+    with torch.device('meta'):
+        weights, ours = (ConvNeXtClassifier(variant, layer_scale_init_value=1.0) for _ in range(2))
+    randomise(weights)
+    theirs = peer.build_classifier(variant)
+    theirs.eval()
+    tensors = peer.copy_weights(weights, theirs)
+    del weights
+    ours.to_empty(device='cpu').eval()
+    report = load_weights(ours, peer.save(theirs, folder))
+    return report, _compare(lambda x: [ours(x)], lambda x: [peer.logits(theirs, x)], tensors)
 
 
 def randomise(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -351,6 +419,19 @@ def randomise(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         else:
             low, high = -0.2, 0.2
         parameter.uniform_(low, high, generator=generator)
+
+
+def _maps_of(peer: Peer, theirs: nn.Module, ours: ConvNeXt) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The maps of a peer, normalised by our output norms if it has none of its own."""
+
+    def maps(x: Tensor) -> list[Tensor]:
+        found = peer.maps(theirs, x)
+        assert len(found) == 4
+        if peer.has_output_norms:
+            return list(found)
+        return [getattr(ours, f'norm{i}')(map_) for i, map_ in enumerate(found)]
+
+    return maps
 
 
 def _compare(

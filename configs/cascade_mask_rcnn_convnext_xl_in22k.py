@@ -1,0 +1,6 @@
+# Cascade Mask R-CNN, ConvNeXt-XL from ImageNet-22K, COCO.
+_base_ = ['./cascade_mask_rcnn_convnext_t.py']
+
+from convnext_backbones.experiments import settings
+
+model, optim_wrapper = settings('cascade_mask_rcnn_convnext_xl_in22k')

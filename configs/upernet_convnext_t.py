@@ -1,0 +1,10 @@
+# UperNet, ConvNeXt-T from ImageNet-1K, ADE20K.
+_base_ = [
+    './_base_/models/upernet.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/ade20k_160k.py',
+]
+
+from convnext_backbones.experiments import settings
+
+model, optim_wrapper = settings('upernet_convnext_t')

@@ -1,0 +1,328 @@
+"""Downloads are whole and checked, or leave nothing behind. The server is a thread of the test."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from torch import distributed
+
+from convnext_backbones import download
+from convnext_backbones.checkpoint import check_container
+from convnext_backbones.download import (
+    CACHE_VARIABLE,
+    FOLDERS_VARIABLE,
+    OFFLINE_VARIABLE,
+    fetch,
+    find_or_fetch,
+    url_file_name,
+)
+
+CONTENT = bytes(range(256)) * 4096
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by the first part of the path; counts requests per path."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.requests = Counter()
+        self.go_on = threading.Event()
+        self.url = f'http://127.0.0.1:{self.server_port}'
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def do_GET(self) -> None:
+        self.server.requests[self.path] += 1
+        self.close_connection = True
+        getattr(self, self.path.split('/')[1])()
+
+    def answer(self, body: bytes, length: int | None, status: int = 200, **headers) -> None:
+        self.send_response(status)
+        if length is not None:
+            headers['Content-Length'] = str(length)
+        for name, value in headers.items():
+            self.send_header(name.replace('_', '-'), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def whole(self) -> None:
+        self.answer(CONTENT, len(CONTENT))
+
+    def cut(self) -> None:
+        self.answer(CONTENT[:5000], len(CONTENT))
+
+    def silent(self) -> None:
+        self.answer(CONTENT, None)
+
+    def chunked(self, end: bytes = b'0\r\n\r\n') -> None:
+        self.answer(
+            b'%x\r\n%s\r\n' % (len(CONTENT), CONTENT) + end, None, Transfer_Encoding='chunked'
+        )
+
+    def chunked_cut(self) -> None:
+        self.chunked(end=b'')
+
+    def page(self) -> None:
+        self.answer(b'<!DOCTYPE html>Sign in', 22, Content_Type='text/html')
+
+    def slow(self) -> None:
+        self.answer(CONTENT[:5000], len(CONTENT))
+        self.wfile.flush()
+        self.server.go_on.wait(30)
+        self.wfile.write(CONTENT[5000:])
+
+    def absent(self) -> None:
+        self.answer(b'', 0, status=404)
+
+    def moved(self) -> None:
+        self.answer(b'', 0, status=302, Location=self.path.replace('moved', 'whole'))
+
+    def to_file(self) -> None:
+        self.answer(b'', 0, status=302, Location='file:///etc/hostname')
+
+    def to_https(self) -> None:
+        host = self.headers['Host']
+        self.answer(b'', 0, status=302, Location=f'https://{host}/whole/a.pth')
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01}).start()
+        yield server
+        server.go_on.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The environment of a user who has set nothing but a cache."""
+    for variable in (FOLDERS_VARIABLE, OFFLINE_VARIABLE, 'LOCAL_RANK'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / 'cache'))
+    return tmp_path / 'cache' / 'weights'
+
+
+def left_in(folder) -> list[str]:
+    """What a download leaves, except for the empty file that processes lock."""
+    return [path.name for path in folder.rglob('*') if path.suffix != '.lock' and path.is_file()]
+
+
+def test_a_file_is_downloaded_once(server, tmp_path):
+    url = f'{server.url}/whole/a.pth?query#part'
+    for _ in range(2):
+        path = fetch(url, tmp_path / 'new', size=len(CONTENT), sha256=SHA256)
+        assert path == tmp_path / 'new' / 'a.pth' and path.read_bytes() == CONTENT
+    assert server.requests['/whole/a.pth?query'] == 1
+    assert left_in(tmp_path) == ['a.pth']
+
+
+@pytest.mark.parametrize('route', ['chunked', 'moved'])
+def test_other_ways_of_sending(route, server, tmp_path):
+    assert fetch(f'{server.url}/{route}/a.pth', tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ('route', 'known', 'message'),
+    [
+        ('cut', {}, f'expected {len(CONTENT)} bytes .*, got 5000'),
+        ('chunked_cut', {}, 'IncompleteRead'),
+        ('silent', {}, 'to announce its size'),
+        ('silent', {'size': len(CONTENT) + 1}, 'bytes from'),
+        ('silent', {'size': 5000}, 'got more'),
+        ('whole', {'size': 5000}, 'the server announces'),
+        ('whole', {'sha256': 'f' * 64}, 'expected a file with the SHA-256 ffff'),
+        ('page', {'check': check_container}, 'a web page'),
+        ('absent', {}, 'the server answers 404'),
+        ('to_file', {}, 'not allowed'),
+        ('to_https', {}, 'redirects to another scheme'),
+    ],
+)
+def test_nothing_is_left_of_a_failed_download(route, known, message, server, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        fetch(f'{server.url}/{route}/a.pth', tmp_path, **known)
+    assert '\n' not in str(error.value)
+    assert left_in(tmp_path) == []
+
+
+def test_a_server_that_is_not_there(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(('127.0.0.1', 0))
+        url = f'http://127.0.0.1:{unused.getsockname()[1]}/a.pth'
+        with pytest.raises(ValueError, match='cannot download .*refused'):
+            fetch(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'passes'),
+    [
+        (f'model-{SHA256[:8]}.pth', True),
+        (f'model-{SHA256}.safetensors', True),
+        ('model-0badc0de.pth', False),
+        ('model_20220301-20220426.pth', True),  # a date is no digest
+    ],
+)
+def test_the_digest_in_a_name_is_checked(name, passes, server, tmp_path):
+    if passes:
+        assert fetch(f'{server.url}/whole/{name}', tmp_path).name == name
+    else:
+        with pytest.raises(ValueError, match='SHA-256 0badc0de'):
+            fetch(f'{server.url}/whole/{name}', tmp_path)
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        'http://host/..',
+        'http://host/a/%2e%2e',
+        'http://host/..%2f..%2fetc%2fpasswd',
+        'http://host/%2fetc%2fpasswd',
+        'http://host/a%5cb.pth',
+        'http://host/C:b.pth',
+        'http://host/a%00.pth',
+        'http://host/.bashrc',
+        'http://host/folder/',
+        'http://host',
+        'http:///a.pth',
+        'file:///etc/passwd',
+        'ftp://host/a.pth',
+        's3://bucket/a.pth',
+    ],
+)
+def test_names_that_lead_elsewhere_and_other_schemes_are_refused(url, tmp_path):
+    with pytest.raises(ValueError, match='expected a URL'):
+        fetch(url, tmp_path)
+    assert left_in(tmp_path) == []
+
+
+def test_the_name_of_a_url():
+    assert url_file_name('HTTPS://host:80/a/b%20c.pth?x=/y') == 'b c.pth'
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match='cannot keep .*choose another folder'):
+        fetch(f'{server.url}/whole/a.pth', tmp_path / 'file' / 'folder')
+
+
+def in_process(function, *arguments) -> multiprocessing.Process:
+    """A fork: it has what the test has imported, at once."""
+    process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def wait_for(condition) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def test_two_processes_download_once(server, tmp_path):
+    url = f'{server.url}/slow/a.pth'
+    processes = [in_process(fetch, url, tmp_path) for _ in range(2)]
+    wait_for(lambda: server.requests['/slow/a.pth'])
+    time.sleep(0.2)  # the other one has arrived by now; it must neither download nor go on
+    assert all(process.is_alive() for process in processes)
+    assert not (tmp_path / 'a.pth').exists()
+    server.go_on.set()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    assert server.requests['/slow/a.pth'] == 1
+    assert (tmp_path / 'a.pth').read_bytes() == CONTENT
+
+
+def test_a_killed_download_is_never_used(server, tmp_path):
+    process = in_process(fetch, f'{server.url}/slow/a.pth', tmp_path)
+    wait_for(lambda: left_in(tmp_path))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert left_in(tmp_path) == ['.a.pth.part']
+    server.go_on.set()
+    assert fetch(f'{server.url}/slow/a.pth', tmp_path).read_bytes() == CONTENT
+    assert left_in(tmp_path) == ['a.pth']
+
+
+def test_own_folders_come_before_the_cache(server, cache, tmp_path, monkeypatch):
+    url = f'{server.url}/whole/a.pth'
+    assert find_or_fetch(url, official=True) == cache / 'a.pth'
+    own = tmp_path / 'own'
+    own.mkdir()
+    monkeypatch.setenv(FOLDERS_VARIABLE, os.pathsep.join(['', str(tmp_path / 'none'), str(own)]))
+    assert find_or_fetch(url, official=True) == cache / 'a.pth'
+    (own / 'a.pth').write_bytes(b'mine')
+    assert find_or_fetch(url, official=True) == own / 'a.pth'
+
+
+def test_sites_with_the_same_name_for_different_files(server, cache):
+    first = find_or_fetch(f'{server.url}/whole/a.pth')
+    second = find_or_fetch(f'{server.url}/chunked/a.pth')
+    assert first != second and first.name == second.name == 'a.pth'
+    assert {first.parent.parent, second.parent.parent} == {cache}
+
+
+@pytest.mark.parametrize('value', ['1', 'yes'])
+def test_offline(value, server, cache, tmp_path, monkeypatch):
+    url = f'{server.url}/whole/a.pth'
+    monkeypatch.setenv(OFFLINE_VARIABLE, value)
+    with pytest.raises(FileNotFoundError, match="expected 'a.pth' on this machine") as error:
+        find_or_fetch(url, official=True)
+    assert url in str(error.value) and str(cache) in str(error.value)
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / 'own'))
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / 'own')):
+        find_or_fetch(url, official=True)
+    assert not server.requests
+    monkeypatch.setenv(OFFLINE_VARIABLE, '0')
+    assert find_or_fetch(url, official=True).is_file()
+
+
+def one_rank(rank: int, meeting: str, url: str, results) -> None:
+    """A process of a distributed run, which wants the file of ``url``."""
+    distributed.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2)
+    downloads = []
+    original = download._download
+    download._download = lambda *arguments: (downloads.append(rank), original(*arguments))
+    if rank == 0:
+        time.sleep(0.3)  # rank 1 arrives first, and has to wait
+    try:
+        said = str(find_or_fetch(url))
+    except ValueError as error:
+        said = str(error)
+    results.put((rank, said, downloads))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('route', ['whole', 'absent'])
+def test_only_rank_0_downloads_and_all_hear_of_its_failure(route, server, cache, tmp_path):
+    url = f'{server.url}/{route}/a.pth'
+    results = multiprocessing.get_context('fork').SimpleQueue()
+    meeting = f'file://{tmp_path}/meeting'
+    processes = [in_process(one_rank, rank, meeting, url, results) for rank in range(2)]
+    ranks, said, downloads = zip(*sorted(results.get() for _ in processes), strict=True)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert ranks == (0, 1) and downloads == ([0], [])
+    assert said[0] == said[1]
+    assert ('404' in said[0]) is (route == 'absent')
+    assert server.requests[f'/{route}/a.pth'] == 1

@@ -1,0 +1,175 @@
+"""tools/convert_weights.py and tools/publish.py, as commands and as functions."""
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convnext_backbones import ConvNeXt, ConvNeXtClassifier, load_weights
+from convnext_backbones.checkpoint import named_tensors, read_checkpoint
+from convnext_backbones.layouts import LAYOUTS, MMPRETRAIN, export, find_networks
+
+TOOLS = Path(__file__).parents[1] / 'tools'
+sys.path.append(str(TOOLS))
+
+import convert_weights  # noqa: E402
+import publish  # noqa: E402
+
+
+@pytest.fixture
+def official(miniature, tmp_path) -> Path:
+    """A classifier as the authors publish theirs."""
+    torch.save({'model': ConvNeXtClassifier(miniature).state_dict()}, tmp_path / 'official.pth')
+    return tmp_path / 'official.pth'
+
+
+@pytest.fixture
+def detector(miniature, tmp_path) -> Path:
+    """A checkpoint of a training: a detector with its classes, and what is not to be published."""
+    state = {f'backbone.{name}': t for name, t in ConvNeXt(miniature).state_dict().items()}
+    path = tmp_path / 'epoch_1.pth'
+    meta = {
+        'dataset_meta': {'classes': ('nucleus',), 'palette': [(220, 20, 60)]},
+        'cfg': "data_root = '/home/me/secret/'",
+        'seed': 0,
+    }
+    torch.save(
+        {
+            'meta': meta,
+            'state_dict': state
+            | {'neck.weight': torch.ones(2), 'bn.num_batches_tracked': torch.tensor(3)},
+            'optimizer': {'state': {0: torch.ones(100)}},
+            'message_hub': {'loss': np.float64(1)},
+        },
+        path,
+    )
+    return path
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return named_tensors(read_checkpoint(path), path)
+
+
+def equal(a: Path, b: Path) -> bool:
+    a, b = tensors(a), tensors(b)
+    return set(a) == set(b) and all(
+        torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
+    )
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+@pytest.mark.parametrize('start', range(1, 5))
+def test_a_file_comes_back_from_all_layouts_bit_by_bit(start, suffix, official, tmp_path):
+    normal = tmp_path / 'normal.pth'
+    convert_weights.main([str(official), str(normal), '--to', 'official'])
+    assert equal(official, normal)
+    others = [name for name in LAYOUTS if name != 'official']
+    current = normal
+    for step in (others * 2)[start : start + 4]:
+        converted = tmp_path / f'{step}.{suffix}'
+        convert_weights.main([str(current), str(converted), '--to', step])
+        ((layout, _),) = find_networks(tensors(converted))
+        assert layout.name == step
+        current = converted
+    back = tmp_path / 'back.pth'
+    convert_weights.main([str(current), str(back), '--to', 'official'])
+    assert back.read_bytes() == normal.read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(('first', 'second'), itertools.permutations(LAYOUTS, 2))
+def test_every_pair_of_layouts(first, second, official, tmp_path):
+    paths = [tmp_path / f'{i}.pth' for i in range(3)]
+    for source, path, to in zip(
+        [official, *paths], paths, (first, second, 'official'), strict=False
+    ):
+        convert_weights.convert(source, path, to)
+    assert equal(official, paths[2])
+
+
+def test_the_containers_of_each_project(official, tmp_path):
+    entries = {}
+    for to in LAYOUTS:
+        convert_weights.convert(official, tmp_path / 'file.pth', to)
+        entries[to] = set(read_checkpoint(tmp_path / 'file.pth'))
+    assert entries['official'] == {'model'} and entries['mmpretrain'] == {'meta', 'state_dict'}
+    assert 'stem.0.weight' in entries['timm'] and 'classifier.2.bias' in entries['torchvision']
+    assert {'convnext.layernorm.weight', 'classifier.weight'} < entries['transformers']
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_detector_keeps_its_heads_and_classes(suffix, detector, tmp_path, miniature):
+    there, back = tmp_path / f'there.{suffix}', tmp_path / f'back.{suffix}'
+    convert_weights.convert(detector, there, 'mmpretrain')
+    assert 'backbone.stages.0.0.depthwise_conv.weight' in tensors(there)
+    convert_weights.convert(there, back, 'official')
+    assert equal(detector, back)
+    assert [*read_checkpoint(back)['meta']['dataset_meta']['classes']] == ['nucleus']
+    assert not load_weights(ConvNeXt(miniature), there).missing
+
+
+def test_what_has_no_place_is_left_out_on_request_only(detector, tmp_path, capsys):
+    target = tmp_path / 'timm.pth'
+    with pytest.raises(SystemExit, match='convert_weights: expected only tensors .* got 10 others'):
+        convert_weights.main([str(detector), str(target), '--to', 'timm'])
+    assert not target.exists()
+    convert_weights.main([str(detector), str(target), '--to', 'timm', '--drop'])
+    assert '61 tensors, 10 left out' in capsys.readouterr().out
+    assert len(tensors(target)) == 61
+
+
+def test_the_renamed_norm_of_mmpretrain_is_said(official, miniature, tmp_path, capsys):
+    exported, _ = export(tensors(official), MMPRETRAIN)
+    torch.save(exported, tmp_path / 'mm.pth')
+    convert_weights.main([str(tmp_path / 'mm.pth'), str(tmp_path / 'o.pth'), '--to', 'official'])
+    assert 'its norm3 as the norm of the classifier' in capsys.readouterr().out
+    assert equal(tmp_path / 'o.pth', official)
+
+
+def test_options_of_the_conversion(official, tmp_path):
+    state = tensors(official)
+    averaged = {f'teacher.{name}': t + 1 for name, t in state.items()}
+    averaged |= {f'student.{name}': t for name, t in state.items()}
+    torch.save({'model': state, 'model_ema': averaged}, tmp_path / 'both.pth')
+    target = tmp_path / 'one.pth'
+    flags = ['--to', 'official', '--ema', '--prefix', 'teacher.', '--drop']
+    convert_weights.main([str(tmp_path / 'both.pth'), str(target), *flags])
+    assert torch.equal(tensors(target)['norm.weight'], state['norm.weight'] + 1)
+
+
+def test_publishing_keeps_weights_and_classes_only(detector, tmp_path, capsys):
+    publish.main([str(detector), '--out', str(tmp_path / 'new' / 'folder')])
+    path = Path(capsys.readouterr().out.strip())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path == tmp_path / 'new' / 'folder' / f'epoch_1-{digest}.safetensors'
+    published = read_checkpoint(path)
+    assert equal(path, detector)
+    classes = {'classes': ['nucleus'], 'palette': [[220, 20, 60]]}
+    assert published['meta'] == {'dataset_meta': classes}
+    assert b'secret' not in path.read_bytes()
+    assert [*path.parent.iterdir()] == [path]
+    assert publish.publish(detector, path.parent) == path, 'the same weights, another file'
+
+
+def test_a_published_classifier_is_loaded(official, tmp_path, miniature):
+    path = publish.publish(official, tmp_path)
+    assert len(load_weights(ConvNeXtClassifier(miniature), path).loaded) == 65
+
+
+def test_errors_are_one_line(tmp_path):
+    page = tmp_path / 'page.pth'
+    page.write_text('<html>')
+    with pytest.raises(SystemExit, match='convert_weights: cannot read the checkpoint'):
+        convert_weights.main([str(page), str(tmp_path / 'out.pth'), '--to', 'timm'])
+    command = [sys.executable, TOOLS / 'publish.py', page]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ''
+    assert done.stderr.startswith('publish: cannot read the checkpoint')
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == ['page.pth']
