@@ -221,7 +221,12 @@ class LearningRateRangeHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Record both before every iteration."""
-        rates = [rate for rates in runner.optim_wrapper.get_lr().values() for rate in rates]
+        rates = [
+            rate
+            for name, group_rates in runner.optim_wrapper.get_lr().items()
+            if not name.endswith('base_lr')  # mmengine's own entry: what the groups derive from
+            for rate in group_rates
+        ]
         # The log shows what ends in "lr" beside the rate of the first group.
         runner.message_hub.update_scalar('train/lowest_lr', min(rates))
         runner.message_hub.update_scalar('train/highest_lr', max(rates))

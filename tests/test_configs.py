@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from miniatures import leave_configs_unformatted
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -179,8 +180,7 @@ def test_one_step_and_one_prediction(path, data_root, miniature, tmp_path, monke
     weights = ConvNeXtClassifier(miniature).state_dict()
     torch.save({'model': weights}, tmp_path / f'{cfg.model.backbone.init_cfg.checkpoint}.pth')
     monkeypatch.setenv('CONVNEXT_BACKBONES_WEIGHTS', str(tmp_path))
-    # The Runner prints the config five times through yapf, which would take most of the test.
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+    leave_configs_unformatted(monkeypatch)
     cfg.work_dir = str(tmp_path)
     runner = build_runner(cfg)
     first = FirstWeights()

@@ -190,7 +190,10 @@ def test_training_logs_the_groups_and_both_ends_of_the_rates(tmp_path, miniature
         optim_wrapper=dict(
             optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
             constructor='ConvNeXtLayerDecayConstructor',
-            paramwise_cfg=dict(decay_rate=0.5),
+            paramwise_cfg=dict(
+                decay_rate=0.5,
+                custom_keys={key: dict(lr_mult=0.1) for key in ('norm', 'neck', 'head')},
+            ),
         ),
         custom_hooks=[dict(type='LearningRateRangeHook')],
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
@@ -198,5 +201,6 @@ def test_training_logs_the_groups_and_both_ends_of_the_rates(tmp_path, miniature
     runner.train()
     log = next(tmp_path.rglob('*.log')).read_text()
     assert 'layer_0_decay' in log and '0.03125' in log
-    assert 'lowest_lr: 3.1250e-05' in log
-    assert 'highest_lr: 1.0000e-03' in log
+    # The first stage's norm; and the last stage, as no group trains at the base rate.
+    assert 'lowest_lr: 6.2500e-06' in log
+    assert 'highest_lr: 5.0000e-04' in log

@@ -1,0 +1,430 @@
+"""What a training leaves behind: the files, their numbers, and that nothing else changes."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from miniatures import leave_configs_unformatted, make_data, miniature
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from convnext_backbones import records
+from convnext_backbones.records import (
+    Curve,
+    ResultsTable,
+    draw_results,
+    git_state,
+    keep_records,
+    plan_panels,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCHES = 3  # in an epoch of the toy
+
+
+@DATASETS.register_module()
+class ToyDataset(Dataset):
+    """Numbers."""
+
+    def __len__(self):
+        return BATCHES
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.tensor([float(index)]))
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    """Two parameters, two losses."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(1, 1)
+        self.head = nn.Linear(1, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        outputs = self.head(self.body(torch.stack(inputs)))
+        if mode == 'loss':
+            return dict(loss_a=outputs.square().mean(), loss_b=outputs.abs().mean())
+        return list(outputs)
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """A number, and something that is none."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [float(sample) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(score=np.float32(sum(results)), table='0.1 0.2')
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    leave_configs_unformatted(monkeypatch)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Builds toy configs with records, all of the same work dir; pictures are left out."""
+    monkeypatch.setattr(records, 'draw_results', lambda rows, path: None)
+
+    def build(length: int, by_epoch: bool = True, **changes) -> Config:
+        loader = dict(
+            dataset=dict(type='ToyDataset'),
+            batch_size=1,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        )
+        lengths = dict(max_epochs=length) if by_epoch else dict(max_iters=length)
+        cfg = Config(
+            dict(
+                default_scope='mmengine',
+                experiment_name=f'{tmp_path.name}_{len(list(tmp_path.rglob("*")))}',
+                work_dir=str(tmp_path / 'work'),
+                model=dict(type='ToyModel'),
+                train_dataloader=loader,
+                val_dataloader=loader,
+                train_cfg=dict(by_epoch=by_epoch, val_interval=1 if by_epoch else 2, **lengths),
+                val_cfg=dict(),
+                val_evaluator=dict(type='ToyMetric'),
+                optim_wrapper=dict(
+                    optimizer=dict(type='SGD', lr=0.01),
+                    # No group has the base rate itself, which mmengine lists among theirs.
+                    paramwise_cfg=dict(
+                        custom_keys=dict(body=dict(lr_mult=0.1), head=dict(lr_mult=0.5))
+                    ),
+                ),
+                param_scheduler=[dict(type='ExponentialLR', gamma=0.5, by_epoch=False)],
+                default_hooks=dict(
+                    logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=by_epoch),
+                    checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=by_epoch),
+                ),
+                log_processor=dict(by_epoch=by_epoch, window_size=2),
+                randomness=dict(seed=3),
+                **changes,
+            )
+        )
+        keep_records(cfg)
+        return cfg
+
+    return build
+
+
+def train(cfg: Config) -> Runner:
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def read(work_dir: Path) -> list[dict[str, str]]:
+    with (work_dir / 'results.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_rows_are_what_mmengine_logs(toy, tmp_path, by_epoch):
+    runner = train(toy(2 if by_epoch else 5, by_epoch))
+    rows = read(tmp_path / 'work')
+    (log,) = (tmp_path / 'work').rglob('scalars.json')
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    # In the same order: training and validation alike.
+    assert [row['split'] for row in rows] == ['train' if 'loss' in e else 'val' for e in logged]
+    for row, entry in zip(rows, logged, strict=True):
+        names = ['loss', 'loss_a', 'loss_b', 'time'] if 'loss' in entry else ['score']
+        assert [float(row[n]) for n in names] == pytest.approx([entry[n] for n in names], rel=1e-6)
+        assert (row['score'] == '') == ('loss' in entry)
+    training = [row for row in rows if row['split'] == 'train']
+    assert [int(row['step']) for row in training] == list(range(1, runner.iter + 1))
+    if by_epoch:
+        assert [row['epoch'] for row in rows] == ['1'] * (BATCHES + 1) + ['2'] * (BATCHES + 1)
+        assert [row['iter'] for row in training] == ['1', '2', '3'] * 2
+    else:
+        assert 'epoch' not in rows[0]
+        assert [row['step'] for row in rows if row['split'] == 'val'] == ['2', '4', '5']
+    for step, row in enumerate(training):
+        assert float(row['highest_lr']) == pytest.approx(0.005 * 0.5**step)
+        assert float(row['lowest_lr']) == pytest.approx(0.001 * 0.5**step)
+    assert list(rows[0])[:2] == ['split', 'step']
+    assert not {'lr', 'base_lr', 'table'} & set(rows[0])
+    assert ('memory' in rows[0]) == torch.cuda.is_available()
+
+
+def test_rows_follow_the_interval_of_the_log_and_the_end_of_the_epoch(toy, tmp_path):
+    cfg = toy(1)
+    cfg.default_hooks.logger.interval = 2
+    train(cfg)
+    assert [row['step'] for row in read(tmp_path / 'work')] == ['2', '3', '3']
+    # A training by iterations has no epochs to end, whatever the length of its data loader.
+    cfg = toy(4, by_epoch=False)
+    cfg.default_hooks.logger.interval = 2
+    train(cfg)
+    rows = read(tmp_path / 'work')
+    assert [row['step'] for row in rows if row['split'] == 'train'] == ['2', '4']
+
+
+def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, 'draw_results', draw_results)
+    runner = train(toy(1))
+    work_dir = tmp_path / 'work'
+    assert Config.fromfile(work_dir / 'config.py').to_dict() == runner.cfg.to_dict()
+    environment = json.loads((work_dir / 'environment.json').read_text())
+    assert environment['seed'] == 3 and environment['first_step'] == 0
+    assert environment['versions']['torch'] == torch.__version__
+    assert environment['hardware']['threads'] == torch.get_num_threads()
+    assert environment['hardware']['processes'] == 1
+    assert 'pytest' in environment['command']
+    assert environment['started'][:2] == '20' and 'earlier_starts' not in environment
+    picture = cv2.imread(str(work_dir / 'results.png'))
+    assert picture.shape[0] == 4 * int(records.PANEL_HEIGHT * records.DPI)
+    assert not list(work_dir.glob('*.tmp'))
+
+
+def test_resuming_goes_on_and_starting_again_starts_anew(toy, tmp_path):
+    work_dir = tmp_path / 'work'
+    train(toy(3))
+    whole = [(row['split'], row['step'], row['loss']) for row in read(work_dir)]
+    # A process that dies leaves half a line.
+    with (work_dir / 'results.csv').open('a') as file:
+        file.write('train,1')
+    train(toy(3, resume=True, load_from=str(work_dir / 'epoch_1.pth')))
+    rows = read(work_dir)
+    assert [(row['split'], row['step']) for row in rows] == [row[:2] for row in whole]
+    # The first epoch is the old one to the digit; its validation came after the checkpoint.
+    assert [(r['split'], r['step'], r['loss']) for r in rows[:4]] == whole[:4]
+    environment = json.loads((work_dir / 'environment.json').read_text())
+    assert environment['first_step'] == BATCHES
+    assert [start['first_step'] for start in environment['earlier_starts']] == [0]
+    train(toy(1))
+    assert len(read(work_dir)) == BATCHES + 1
+    assert 'earlier_starts' not in json.loads((work_dir / 'environment.json').read_text())
+
+
+def test_a_failure_to_draw_is_one_warning(toy, tmp_path, monkeypatch):
+    def fail(rows, path):
+        raise RuntimeError('no fonts')
+
+    cfg = toy(2)
+    monkeypatch.setattr(records, 'DRAWING_SHARE', 0)
+    monkeypatch.setattr(records, 'draw_results', fail)
+    runner = train(cfg)
+    assert runner.iter == 2 * BATCHES
+    log = next((tmp_path / 'work').rglob('*.log')).read_text()
+    assert log.count('results.png could not be drawn (RuntimeError: no fonts)') == 1
+    assert len(read(tmp_path / 'work')) == 2 * BATCHES + 2
+
+
+@pytest.mark.parametrize(('share', 'drawings'), [(0, 2 * 2 + 1), (10**9, 2)])
+def test_drawing_takes_its_share_of_the_time_and_no_more(toy, monkeypatch, share, drawings):
+    """After each validation, before each checkpoint and at the end; or first and last only."""
+    calls = []
+    cfg = toy(2)
+    monkeypatch.setattr(records, 'DRAWING_SHARE', share)
+    monkeypatch.setattr(records, 'draw_results', lambda rows, path: calls.append(len(rows)))
+    train(cfg)
+    assert len(calls) == drawings and calls[-1] == 2 * BATCHES + 2
+
+
+def test_other_processes_write_nothing(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.dist.utils.is_main_process', lambda group=None: False)
+    train(toy(1))
+    names = {path.name for path in (tmp_path / 'work').iterdir()}
+    assert not names & {'config.py', 'environment.json', 'results.csv', 'results.png'}
+
+
+def test_tensorboard_is_used_where_it_is_installed(toy, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def add_text(self, *args):
+            pass
+
+        def close(self):
+            pass
+
+    name = 'torch.utils.tensorboard'
+    monkeypatch.setitem(sys.modules, name, None)
+    assert 'visualizer' not in toy(1)
+    fake = types.ModuleType(name)
+    fake.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setattr(torch.utils, 'tensorboard', fake, raising=False)
+    cfg = toy(1)
+    keep_records(cfg)
+    backends = [backend.type for backend in cfg.visualizer.vis_backends]
+    assert backends == ['LocalVisBackend', 'TensorboardVisBackend']
+    train(cfg)
+    assert [step for name, step in written if name == 'loss_a'] == [1, 2, 3]
+    assert 'score' in dict(written)
+
+
+@pytest.mark.parametrize('imports', [None, 'json', ['json']])
+def test_the_hook_is_added_once_and_found_again(imports):
+    others = [dict(type='EMAHook')]
+    cfg = Config(dict(custom_hooks=others, visualizer=dict(type='DetLocalVisualizer')))
+    if imports:
+        cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    keep_records(cfg)
+    once = cfg.to_dict()
+    keep_records(cfg)
+    assert cfg.to_dict() == once
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'RecordsHook']
+    assert len(others) == 1
+    names = ['json'] if imports else []
+    assert cfg.custom_imports.imports == [*names, 'convnext_backbones.records']
+
+
+def test_columns_may_appear_later(tmp_path):
+    path = tmp_path / 'results.csv'
+    table = ResultsTable(path)
+    table.add(dict(split='train', step=1, loss=0.1234567))
+    table.add(dict(split='val', step=1, mIoU=np.float32(0.09)))
+    table.add(dict(split='train', step=2, loss=float('nan')))
+    assert path.read_text().splitlines() == [
+        'split,step,loss,mIoU',
+        'train,1,0.1234567,',
+        'val,1,,0.09',
+        'train,2,nan,',
+    ]
+    again = ResultsTable(path, until_step=1)
+    assert again.rows == table.rows[:1] + [dict(split='val', step=1, mIoU=0.09)]
+    again.add(dict(split='train', step=2, loss=5))
+    assert path.read_text().splitlines()[2:] == ['val,1,,0.09', 'train,2,5,']
+
+
+def rows_of_a_detector() -> list[dict]:
+    rows = []
+    for step in range(1, 61):
+        rows.append(dict(split='train', step=step, loss=2 / step, loss_cls=1 / step, acc=50.0))
+        rows[-1] |= dict(highest_lr=1e-3 / step, lowest_lr=1e-4 / step, time=0.1)
+    boxes = {'coco/bbox_mAP': 0.2, 'coco/bbox_mAP_50': 0.3, 'coco/bbox_mAP_l': -1.0}
+    masks = {'coco/segm_mAP': 0.1, 'coco/segm_mAP_50': float('nan')}
+    rows.append(dict(split='val', step=60, **boxes, **masks, mIoU=1.0))
+    rows[-1] |= {'val/loss': 0.5, 'val/loss_cls': 0.25}
+    return rows
+
+
+def test_panels_for_losses_rates_and_metrics():
+    panels = {panel.title: panel for panel in plan_panels(rows_of_a_detector())}
+    labels = {title: [curve.label for curve in panel.curves] for title, panel in panels.items()}
+    assert labels == {
+        'loss': ['loss'],
+        'terms of the loss': ['loss_cls'],
+        'learning rate': ['highest', 'lowest'],
+        # What could not be measured is left out.
+        'coco/bbox': ['mAP', 'mAP_50'],
+        'coco/segm': ['mAP'],
+        'validation': ['mIoU'],
+    }
+    assert panels['loss'].companions == [
+        Curve('loss', [60], [0.5]),
+        Curve('loss_cls', [60], [0.25]),
+    ]
+    same = [dict(split='train', step=1, highest_lr=1.0, lowest_lr=1.0)]
+    assert plan_panels(same)[0].curves == [Curve('all groups', [1], [1.0])]
+    assert plan_panels([]) == []
+
+
+def test_the_picture_shows_each_panel(tmp_path):
+    rows = rows_of_a_detector()
+    draw_results(rows, tmp_path / 'results.png')
+    picture = cv2.imread(str(tmp_path / 'results.png'))
+    height = int(records.PANEL_HEIGHT * records.DPI)
+    assert picture.shape[:2] == (6 * height, int(records.WIDTH * records.DPI))
+    blue = np.array([180, 119, 31])  # BGR of the first colour
+    for panel in np.split(picture, 6):
+        assert (np.abs(panel.astype(int) - blue).max(axis=2) < 8).sum() > 20
+    draw_results([], tmp_path / 'none.png')
+    assert not (tmp_path / 'none.png').exists()
+
+
+def test_more_curves_than_fit_are_counted(tmp_path, monkeypatch):
+    labels, plot = [], Axes.plot
+
+    def noting(self, *args, label=None, **style):
+        labels.append(label)
+        return plot(self, *args, label=label, **style)
+
+    monkeypatch.setattr(Axes, 'plot', noting)
+    metrics = {f'AP of class {i}': 0.5 for i in range(records.MOST_CURVES + 3)}
+    draw_results([dict(split='val', step=1, **metrics)], tmp_path / 'results.png')
+    assert len(labels) == records.MOST_CURVES + 1
+    assert labels[-1] == 'and 3 more in results.csv'
+
+
+def test_git_state(tmp_path):
+    def git(*args):
+        identity = ['-c', 'user.name=a', '-c', 'user.email=a@b']
+        command = ['git', '-C', tmp_path, *identity, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    config = tmp_path / 'config.py'
+    config.write_text('')
+    assert git_state(config) is None
+    git('init')
+    assert git_state(config) is None  # no commit
+    (tmp_path / '.gitignore').write_text('venv/\n')
+    git('add', '.')
+    git('commit', '-m', 'first')
+    commit = git('rev-parse', 'HEAD')
+    assert git_state(config) == dict(commit=commit, dirty=False)
+    config.write_text('changed = True')
+    assert git_state(config) == dict(commit=commit, dirty=True)
+    (tmp_path / 'venv').mkdir()
+    assert git_state(tmp_path / 'venv' / 'package.py') is None
+
+
+def test_git_that_is_not_there_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert git_state(ROOT / 'setup.py') is None
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('tools_train', ROOT / 'tools/train.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tool_leaves_records_without_being_asked(tool, tmp_path, monkeypatch):
+    make_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    miniature('seg', tmp_path / 'unused', length=2).dump('mine.py')
+    tool.main(['mine.py', '--work-dir', 'work', '--cfg-options', 'model.decode_head.channels=8'])
+    cfg = Config.fromfile('work/config.py')
+    assert cfg.model.decode_head.channels == 8
+    if not torch.cuda.is_available():
+        assert cfg.model.decode_head.norm_cfg.type == 'BN'
+    assert cfg.work_dir == 'work'
+    rows = read(Path('work'))
+    assert [(row['split'], row['step']) for row in rows] == [
+        ('train', '1'),
+        ('train', '2'),
+        ('val', '2'),
+    ]
+    assert {'decode.loss_ce', 'aux.loss_ce', 'mIoU'} <= set(rows[0])
+    assert not any(name.startswith('val/') for name in rows[0])
+    environment = json.loads(Path('work/environment.json').read_text())
+    assert environment['versions']['mmseg'] and environment['git']['config'] is None
+    assert Path('work/results.png').is_file()
