@@ -42,6 +42,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from .files import write_atomically
 from .validation_loss import PREFIX, ValidationLossHook, annotated_dataset
 from .version import __version__
 
@@ -279,13 +280,6 @@ class ResultsTable:
 
 def _parse(column: str, value: str) -> float | str:
     return value if column == 'split' else float(value)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole: no reader, and no crash, finds half of it."""
-    temporary = path.with_name(f'{path.name}.tmp')
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
 
 
 # --- environment ----------------------------------------------------------------------------

@@ -66,8 +66,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     tops = {name.partition('/')[0] for name in names}
     assert {top for top in tops if not top.endswith('.dist-info')} == {'convnext_backbones'}
     assert 'convnext_backbones/tested_versions.txt' in names
-    sources = {f'convnext_backbones/{path.name}' for path in ROOT.glob('convnext_backbones/*.py')}
-    assert {name for name in names if name.endswith('.py')} == sources
+    modules = {f'convnext_backbones/{path.name}' for path in ROOT.glob('convnext_backbones/*.py')}
+    recipes = {
+        f'convnext_backbones/.mim/{path.relative_to(ROOT)}'
+        for folder in ('configs', 'tools')
+        for path in (ROOT / folder).rglob('*.py')
+    }
+    assert {name for name in names if name.endswith('.py')} == modules | recipes
+    assert 'convnext_backbones/.mim/model-index.yml' in names
+    assert 'convnext_backbones/.mim/configs/metafile.yml' in names
+    assert 'convnext_backbones/.mim/tools/dist_train.sh' in names
 
 
 def test_the_metadata(wheel):
@@ -76,7 +84,7 @@ def test_the_metadata(wheel):
     metadata = Parser().parsestr(archive.read(name).decode())
     requires = metadata.get_all('Requires-Dist')
     assert metadata['Requires-Python'] == doctor.PYTHON
-    assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'all', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'fast', 'all', 'dev'}
     always = {line.rstrip(';') for line in requires if 'extra' not in line}
     assert {line[:5] for line in always} == {'torch', 'mmeng'}
     # pip would build mmcv without its ops.
@@ -114,6 +122,22 @@ def test_the_import_needs_torch_and_mmengine_only(imported):
     modules = set(imported['modules'])
     assert {'torch', 'mmengine'} <= modules
     assert not modules & {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'pycocotools'}
+
+
+def test_mim_finds_recipes_that_load_and_a_tool_that_runs(python):
+    """``mim train convnext_backbones CONFIG`` joins these two paths."""
+    code = (
+        'from pathlib import Path\n'
+        'import convnext_backbones\n'
+        'from mmengine.config import Config\n'
+        "mim = Path(convnext_backbones.__file__).parent / '.mim'\n"
+        "configs = list((mim / 'configs').glob('*.py'))\n"
+        'assert all(Config.fromfile(path).model.backbone.type for path in configs)\n'
+        "print(len(configs), mim / 'tools' / 'train.py')\n"
+    )
+    number, train = run(python, '-c', code).split()
+    assert int(number) == len(list((ROOT / 'configs').glob('*.py')))
+    assert 'CONFIG' in run(python, train, '--help')
 
 
 def test_the_doctor_runs_from_the_wheel(python):

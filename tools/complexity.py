@@ -10,7 +10,6 @@ import argparse
 import difflib
 import io
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from convnext_backbones.complexity import (
     replace_backbone,
 )
 from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.files import write_atomically
 from convnext_backbones.launch import load_config
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
@@ -189,9 +189,7 @@ def main(argv: list[str] | None = None) -> None:
         print(text)
         return
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_name(f'{args.out.name}.tmp')
-    temporary.write_text(f'{text}\n')
-    os.replace(temporary, args.out)
+    write_atomically(args.out, f'{text}\n')
     print(f'{len(costs)} models are in {args.out}')
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from mmengine.visualization import Visualizer
 from rich.progress import track
 from torch import nn
 
+from convnext_backbones.files import write_atomically
 from convnext_backbones.launch import build_model, check_file, config_parser, load_config
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -143,9 +143,8 @@ def run(args: argparse.Namespace) -> list[str]:
             results[path.name] = predictor.predict(path)
         except ValueError as error:
             failures.append(f'{path}: {error}')
-    temporary = args.out / 'predictions.json.tmp'
-    temporary.write_text(json.dumps(dict(classes=predictor.classes, images=results), indent=1))
-    os.replace(temporary, args.out / 'predictions.json')
+    report = dict(classes=predictor.classes, images=results)
+    write_atomically(args.out / 'predictions.json', json.dumps(report, indent=1))
     print(f'{len(results)} of {len(images)} images predicted; results are in {args.out}')
     return failures
 

@@ -1,0 +1,41 @@
+"""Evaluate kept predictions without the network: tools/evaluate.py CONFIG PREDICTIONS [flags].
+
+PREDICTIONS is what ``tools/test.py --dump`` wrote. WORK_DIR gets the same files as from there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from convnext_backbones.evaluation import (
+    add_evaluation_flags,
+    evaluate_predictions,
+    use_evaluation_flags,
+    write_metrics,
+)
+from convnext_backbones.launch import check_file, config_parser, load_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = config_parser(__doc__.splitlines()[0])
+    parser.add_argument('predictions', metavar='PREDICTIONS', help='file from test.py --dump')
+    parser.add_argument('--work-dir', help='folder for the metrics')
+    parser.set_defaults(launcher='none')
+    add_evaluation_flags(parser)
+    args = parser.parse_args(argv)
+    try:
+        check_file(args.predictions, 'kept predictions')
+        cfg = load_config(args)
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        use_evaluation_flags(cfg, args)
+        metrics = evaluate_predictions(cfg, args.predictions)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'evaluate: {error}')
+    print('  '.join(f'{name}: {value:.4f}' for name, value in metrics.items()))
+    print(f'Metrics are in {write_metrics(cfg.work_dir, metrics)}')
+
+
+if __name__ == '__main__':
+    main()
