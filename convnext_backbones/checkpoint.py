@@ -22,7 +22,10 @@ import numpy
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
+
+from .download import find_or_fetch
 
 # What training checkpoints hold beside tensors and plain containers: mmengine's log buffers, the
 # numpy arrays in them, and the parsed flags of the authors' and timm's scripts. Each is a plain
@@ -258,21 +261,41 @@ def write_safetensors(
     Raises:
         ValueError: ``meta`` holds what JSON does not have, or safetensors is not installed.
     """
+    try:
+        text = json.dumps(meta)
+    except TypeError as error:
+        raise ValueError(
+            f'expected meta of strings, numbers, lists and dicts for {os.fspath(path)!r}, as '
+            f'safetensors files hold no objects: {error}'
+        ) from error
     save_file = _safetensors(path).torch.save_file
     # One entry only: safetensors writes several in random order. transformers asks for `format`.
-    header = {'format': 'pt'} if meta is None else {META_KEY: json.dumps(meta, allow_nan=False)}
+    header = {'format': 'pt'} if meta is None else {META_KEY: text}
     # Copies, as safetensors refuses tensors that share memory.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, header)
 
 
 def read_checkpoints_safely() -> None:
-    """Make mmengine read every local checkpoint of this process through this module."""
+    """Make mmengine read every checkpoint of this process through this module.
+
+    Its own way of downloading ends in torch.hub, which executes what it reads.
+    """
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    CheckpointLoader.register_scheme(
+        prefixes=('http://', 'https://'), loader=load_from_http, force=True
+    )
+    # The loaders of torchvision:// and open-mmlab:// names call this one.
+    mmengine_checkpoint.load_from_http = load_from_http
 
 
 def load_from_local(filename: str, map_location: str | torch.device | None = None):
     """mmengine's loader interface over :func:`read_checkpoint`; the log prints its name."""
     return read_checkpoint(os.path.expanduser(filename), map_location)
+
+
+def load_from_http(filename: str, map_location: str | torch.device | None = None):
+    """The same for a URL, which is downloaded once and kept."""
+    return read_checkpoint(find_or_fetch(filename, check=check_container), map_location)
 
 
 def _safetensors(path: str | os.PathLike):

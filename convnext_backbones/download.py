@@ -189,8 +189,11 @@ def _download(
                 f'expected a file with the SHA-256 {wrong[0]}, got {digest} from {url}; it was '
                 'not kept'
             )
-        if check is not None:
-            check(temporary)
+        try:
+            if check is not None:
+                check(temporary)
+        except ValueError as error:
+            raise ValueError(f'what {url} sent was not kept: {error}') from error
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -245,7 +248,7 @@ def _expected_size(response: http.client.HTTPResponse, url: str, size: int | Non
 
 
 class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but never from https to http or to a file."""
+    """Follows redirections, but not to another scheme, such as from https to http or a file."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         """urllib's hook."""

@@ -7,7 +7,7 @@ works, so on a CPU they are replaced here and the log says so.
 from __future__ import annotations
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
@@ -45,9 +45,7 @@ def adapt_to_hardware(cfg: Config) -> list[str]:
         changes.append('SyncBN became BN')
     wrapper = cfg.get('optim_wrapper')
     if wrapper is not None and wrapper.get('type') == 'AmpOptimWrapper':
-        wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype'):
-            wrapper.pop(key, None)
+        switch_amp_off(wrapper)
         changes.append('mixed precision is off')
     launcher = cfg.get('launcher', 'none')
     if launcher not in ('none', 'pytorch'):
@@ -59,13 +57,21 @@ def adapt_to_hardware(cfg: Config) -> list[str]:
         if not is_initialized():
             # mmengine's own start calls torch.cuda.set_device whatever the backend.
             init_process_group('gloo')
-        cfg.model_wrapper_cfg = dict(
-            type=CPUDistributedDataParallel.__name__,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
+        if 'strategy' not in cfg:
+            cfg.model_wrapper_cfg = dict(
+                type=CPUDistributedDataParallel.__name__,
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            )
         changes.append('processes talk over gloo')
     return changes
+
+
+def switch_amp_off(optim_wrapper: ConfigDict) -> None:
+    """Turn the config of an AmpOptimWrapper into that of an OptimWrapper."""
+    optim_wrapper.type = 'OptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        optim_wrapper.pop(key, None)
 
 
 def _replace_sync_bn(node) -> bool:

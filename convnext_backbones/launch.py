@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from .checkpoint import read_checkpoints_safely
@@ -73,14 +73,16 @@ def check_file(path: str, what: str) -> None:
         raise FileNotFoundError(f'expected {what}, found no file at {path!r}')
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config) -> Runner | FlexibleRunner:
     """The Runner for ``cfg`` on this machine; its log says what had to be replaced.
 
-    Checkpoints are read weights-only from here on, in the whole process.
+    Several processes with a ``strategy`` in the config get mmengine's FlexibleRunner, which alone
+    knows strategies. Checkpoints are read weights-only from here on, in the whole process.
     """
     changes = adapt_to_hardware(cfg)
     read_checkpoints_safely()
-    runner = Runner.from_cfg(cfg)
+    runner_type = FlexibleRunner if 'strategy' in cfg and cfg.launcher != 'none' else Runner
+    runner = runner_type.from_cfg(cfg)
     if changes:
         runner.logger.info(f'No GPU on this machine: {"; ".join(changes)}.')
     return runner

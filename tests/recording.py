@@ -19,7 +19,8 @@ class RecordStepsHook(Hook):
 
     The latter holds, per iteration, the loss of this process (``losses``), the images
     (``files``), the learning rates (``rates``), and how often blocks of the backbone ran
-    (``block_calls``); and the number of trained values in this process (``parameters``).
+    (``block_calls``); and the number of trained values in this process (``parameters``), and name,
+    weight decay and members of the optimizer's groups (``groups``).
     """
 
     priority = 'VERY_LOW'  # after the schedulers and mmengine's own
@@ -34,6 +35,10 @@ class RecordStepsHook(Hook):
         if not is_model_wrapper(runner.model):
             torch.save(dict(state_dict=runner.model.state_dict()), self.out / 'start.pth')
         self.record['parameters'] = sum(p.numel() for p in runner.model.parameters())
+        self.record['groups'] = [
+            [group[key] for key in ('group_name', 'weight_decay', 'param_names')]
+            for group in runner.optim_wrapper.optimizer.param_groups
+        ]
         for module in runner.model.modules():
             if isinstance(module, Block):
                 module.register_forward_pre_hook(self._count)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from convnext_backbones.checkpoint import (
     named_tensors,
@@ -208,6 +209,16 @@ def test_an_archive_packed_again_without_compression_is_read(archive):
     assert read_checkpoint(archive())['w'].shape == (100_000,)
 
 
+def test_torch_s_advice_to_execute_a_file_is_not_passed_on(archive):
+    path = archive()
+    with zipfile.ZipFile(path, 'a') as file, pytest.warns(UserWarning, match='Duplicate name'):
+        # Of two members with one name the later counts; this one has an unknown instruction.
+        file.writestr(next(n for n in file.namelist() if n.endswith('data.pkl')), b'\x80\x02\xff.')
+    with pytest.raises(ValueError, match='Unsupported operand') as error:
+        read_checkpoint(path)
+    assert 'weights_only' not in str(error.value)
+
+
 def double(file: zipfile.ZipFile) -> None:
     """List a member again, under other names: the bytes are there once."""
     largest = max(file.filelist, key=lambda info: info.file_size)
@@ -270,12 +281,17 @@ def test_safetensors_with_and_without_meta(tmp_path):
     assert torch.equal(read_checkpoint(path)['state_dict']['b'], shared[1:])
 
 
+def test_safetensors_do_not_hold_objects(tmp_path):
+    with pytest.raises(ValueError, match='expected meta of strings, numbers.*ndarray'):
+        write_safetensors(tmp_path / 'w', {'a': torch.ones(1)}, {'palette': np.ones(3)})
+
+
 @pytest.mark.parametrize('first', [0x3C, 0x20, 0x7B])
 def test_a_safetensors_header_is_not_taken_for_text(first, tmp_path):
     """The first byte is the length of the header, and may be any: that of '<', a space or '{'."""
     header = json.dumps({'w': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}).encode()
     header = header.ljust(0x100 + first)
-    path = tmp_path / 'weights.safetensors'
+    path = tmp_path / 'weights.pth'  # the contents tell, whatever the name
     path.write_bytes(len(header).to_bytes(8, 'little') + header + np.float32(1).tobytes())
     assert read_checkpoint(path)['w'] == 1
 
@@ -328,6 +344,7 @@ def test_averaged_weights_that_are_none(container):
 
 def test_mmengine_reads_through_this_module(marker, tmp_path, monkeypatch):
     monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
+    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', mmengine_checkpoint.load_from_http)
     read_checkpoints_safely()
     path = tmp_path / 'forged.pth'
     torch.save(forged('system', marker), path)

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -11,10 +12,13 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import distributed
 
 from convnext_backbones import download
-from convnext_backbones.checkpoint import check_container
+from convnext_backbones.checkpoint import check_container, read_checkpoints_safely
 from convnext_backbones.download import (
     CACHE_VARIABLE,
     FOLDERS_VARIABLE,
@@ -37,6 +41,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(('127.0.0.1', 0), Handler)
         self.requests = Counter()
         self.go_on = threading.Event()
+        self.content = CONTENT
         self.url = f'http://127.0.0.1:{self.server_port}'
 
 
@@ -58,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def whole(self) -> None:
-        self.answer(CONTENT, len(CONTENT))
+        self.answer(self.server.content, len(self.server.content))
 
     def cut(self) -> None:
         self.answer(CONTENT[:5000], len(CONTENT))
@@ -148,7 +153,7 @@ def test_other_ways_of_sending(route, server, tmp_path):
         ('silent', {'size': 5000}, 'got more'),
         ('whole', {'size': 5000}, 'the server announces'),
         ('whole', {'sha256': 'f' * 64}, 'expected a file with the SHA-256 ffff'),
-        ('page', {'check': check_container}, 'a web page'),
+        ('page', {'check': check_container}, 'what http.*a.pth sent was not kept: .*a web page'),
         ('absent', {}, 'the server answers 404'),
         ('to_file', {}, 'not allowed'),
         ('to_https', {}, 'redirects to another scheme'),
@@ -271,6 +276,26 @@ def test_own_folders_come_before_the_cache(server, cache, tmp_path, monkeypatch)
     assert find_or_fetch(url, official=True) == cache / 'a.pth'
     (own / 'a.pth').write_bytes(b'mine')
     assert find_or_fetch(url, official=True) == own / 'a.pth'
+
+
+@pytest.mark.parametrize('name', ['URL', 'torchvision://resnet50'])
+def test_mmengine_downloads_through_this_module(name, server, cache, tmp_path, monkeypatch):
+    """Its own loader would execute the file, and unpack it first if it is a zip archive."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
+    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', None)
+    url = f'{server.url}/whole/a.pth'
+    monkeypatch.setattr(mmengine_checkpoint, 'get_torchvision_models', lambda: {'resnet50': url})
+    read_checkpoints_safely()
+    name = name.replace('URL', url)
+    path = tmp_path / 'weights.pth'
+    torch.save({'w': torch.ones(1)}, path)
+    server.content = path.read_bytes()
+    assert CheckpointLoader.load_checkpoint(name)['w'] == 1
+    torch.save(torch.nn.Linear(1, 1), path)
+    server.content = path.read_bytes()
+    shutil.rmtree(cache)
+    with pytest.raises(ValueError, match='refused the checkpoint .*a.pth.*Linear'):
+        CheckpointLoader.load_checkpoint(name)
 
 
 def test_sites_with_the_same_name_for_different_files(server, cache):

@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from convnext_backbones import VARIANTS
+from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.weights import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -41,7 +43,19 @@ def test_commands_of_readme_exist():
 def test_links_of_readme_lead_to_files():
     links = [link for link in re.findall(r'\]\((.+?)\)', README) if '://' not in link]
     assert 'docs/demo.jpg' in links
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+    headings = re.findall(r'^#+ (.+)$', README, re.M)
+    anchors = {f'#{heading.lower().replace(" ", "-")}' for heading in headings}
+    assert [link for link in links if link not in anchors and not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_results_of_readme_are_those_of_the_table(name):
+    experiment = EXPERIMENTS[name]
+    link = f'| [`{name}`](configs/{name}.py) | '
+    (row,) = (line for line in README.splitlines() if line.startswith(link))
+    assert row.startswith(link + ' | '.join(map(str, experiment.paper_metrics.values())))
+    assert f'({PUBLISHED[experiment.finetuned].url})' in row
+    assert ('ImageNet-22K' in row) == ('22k' in experiment.weights)
 
 
 def test_variants_of_readme_are_those_of_the_table():

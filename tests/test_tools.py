@@ -58,14 +58,14 @@ def environment() -> dict[str, str]:
     return os.environ | dict(PYTHON=sys.executable, PYTHONPATH=os.pathsep.join(filter(None, paths)))
 
 
-def start(cwd: Path, name: str, *args) -> subprocess.Popen:
+def start(cwd: Path, name: str, *args, **variables: str) -> subprocess.Popen:
     program = [str(TOOLS / name)]
     if name.endswith('.py'):
         program.insert(0, sys.executable)
     return subprocess.Popen(
         [*program, *map(str, args)],
         cwd=cwd,
-        env=environment(),
+        env=environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -245,21 +245,37 @@ def test_a_checkpoint_that_would_execute_code_is_refused(trained):
     assert not (trained.cwd / 'executed').exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is')
-def test_two_processes_train_and_test_over_gloo(trained):
-    case = trained.case
+def run_by_two(trained: Trained, name: str, *args) -> str:
+    """Run a script with two processes, the detector's on two nodes; what the first node printed.
+
+    ``args`` have an Ellipsis where the number of processes per node belongs.
+    """
+    nodes = 2 if trained.case.task == 'det' else 1
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    os.environ['PORT'] = port
+    args = [2 // nodes if arg is ... else arg for arg in args]
+    processes = [
+        start(trained.cwd, name, *args, PORT=port, NNODES=str(nodes), NODE_RANK=str(rank))
+        for rank in range(nodes)
+    ]
+    outputs = [process.communicate(timeout=LIMIT)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output[-5000:]
+    return outputs[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is')
+def test_two_processes_train_and_test_over_gloo(trained):
+    case = trained.case
     work_dir = trained.cwd / 'gloo'
-    log = run(trained.cwd, 'dist_train.sh', trained.config, 2, '--work-dir', work_dir)
+    log = run_by_two(trained, 'dist_train.sh', trained.config, ..., '--work-dir', work_dir)
     assert 'processes talk over gloo' in log
     # Half the iterations of one process: each has its own half of the epoch.
     if case.task == 'det':
         assert '/2]' in log and '/4]' not in log
     checkpoint = Path((work_dir / 'last_checkpoint').read_text())
-    run(trained.cwd, 'dist_test.sh', trained.config, checkpoint, 2, '--work-dir', work_dir)
+    run_by_two(trained, 'dist_test.sh', trained.config, checkpoint, ..., '--work-dir', work_dir)
     shared = json.loads((work_dir / 'metrics.json').read_text())
     alone_dir = trained.cwd / 'alone'
     run(trained.cwd, 'test.py', trained.config, checkpoint, '--work-dir', alone_dir)

@@ -83,7 +83,7 @@ def test_a_file_comes_back_from_all_layouts_bit_by_bit(start, suffix, official, 
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.parametrize(('first', 'second'), itertools.permutations(LAYOUTS, 2))
+@pytest.mark.parametrize(('first', 'second'), [*itertools.permutations(LAYOUTS, 2)])
 def test_every_pair_of_layouts(first, second, official, tmp_path):
     paths = [tmp_path / f'{i}.pth' for i in range(3)]
     for source, path, to in zip(

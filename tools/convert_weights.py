@@ -66,8 +66,9 @@ def convert(
             f'expected only tensors that the layout {to} has a place for, got {len(left)} others '
             f'in {str(path)!r}, such as {left[0]}; --drop leaves them out'
         )
-    meta = dict(checkpoint.get('meta', {})) if others else None
+    meta = checkpoint.get('meta') or {} if others else None
     destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         draft = Path(folder, destination.name)
         if destination.suffix == '.safetensors':

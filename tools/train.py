@@ -1,74 +1,54 @@
-"""Train a detector or a segmentor: tools/train.py CONFIG [flags]."""
+"""Train a detector or a segmentor: tools/train.py CONFIG [flags].
+
+Models that outgrow one GPU: ``tools/dist_train.sh CONFIG N --strategy fsdp`` shards weights,
+gradients and optimizer state over the processes, with mmengine's FlexibleRunner and torch's
+FullyShardedDataParallel. Each ConvNeXt block is a unit; all else is one more. ``--precision``
+means the same as without it (fp32 weights, autocast operations), checkpoints are whole and have
+the usual names, and ``--checkpointing`` saves activations on top.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from mmengine.config import Config
-
 from convnext_backbones.launch import (
     backbone_starts_from_scratch,
     build_runner,
-    check_file,
     leave_process_group,
     load_config,
     runner_parser,
 )
-
-
-def apply_flags(cfg: Config, resume: str | None, amp: bool, auto_scale_lr: bool) -> None:
-    """Write the flags into ``cfg``.
-
-    Raises:
-        FileNotFoundError: The checkpoint to resume from does not exist.
-        ValueError: ``auto_scale_lr`` without a base batch size in the config.
-    """
-    if amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError(
-                'expected auto_scale_lr=dict(base_batch_size=...) in the config for '
-                '--auto-scale-lr, found none; add the batch size that the learning rate is for'
-            )
-        cfg.auto_scale_lr.enable = True
-    if resume is not None:
-        cfg.resume = True
-        if resume == 'auto':
-            cfg.load_from = None  # the Runner takes the newest checkpoint of the work dir
-        else:
-            check_file(resume, 'a checkpoint to resume from')
-            cfg.load_from = resume
+from convnext_backbones.records import keep_records
+from convnext_backbones.resume import ResumableRandomnessHook
+from convnext_backbones.training import StartMarker, add_training_flags, apply_training_flags
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = runner_parser(__doc__)
-    parser.add_argument('--amp', action='store_true', help='mixed precision (GPUs only)')
+    parser = runner_parser(__doc__.splitlines()[0])
+    add_training_flags(parser)
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='PATH',
-        help='continue from PATH, or from the newest checkpoint of the work dir',
+        '--val-loss', action='store_true', help='log the loss on the validation data as well'
     )
     args = parser.parse_args(argv)
+    start = StartMarker()
     try:
         cfg = load_config(args)
-        apply_flags(cfg, args.resume, args.amp, args.auto_scale_lr)
+        apply_training_flags(cfg, args)
+        keep_records(cfg, args.val_loss)
         runner = build_runner(cfg)
+        runner.register_hook(ResumableRandomnessHook())
+        runner.register_hook(start)
+        if backbone_starts_from_scratch(cfg):
+            runner.logger.warning(
+                'The backbone starts from random weights: the config names no init_cfg, no '
+                'pretrained and no load_from.'
+            )
+        runner.train()
     except (FileNotFoundError, ValueError) as error:
+        if start.passed:  # not a matter of the command or the config any more
+            raise
         sys.exit(f'train: {error}')
-    if backbone_starts_from_scratch(cfg):
-        runner.logger.warning(
-            'The backbone starts from random weights: the config names no init_cfg, no pretrained '
-            'and no load_from.'
-        )
-    runner.train()
     leave_process_group()
 
 

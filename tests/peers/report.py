@@ -2,17 +2,24 @@
 
 python tests/peers/report.py                           every peer, every variant it has
 python tests/peers/report.py --peers timm --variants tiny base
+python tests/peers/report.py --files                   through the files that the peers write
 """
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1:3]]
 
-from peer_models import PEERS, TOLERANCE, compare_backbones  # noqa: E402
+from peer_models import (  # noqa: E402
+    PEERS,
+    TOLERANCE,
+    compare_backbone_files,
+    compare_backbones,
+)
 
 from convnext_backbones import VARIANTS  # noqa: E402
 
@@ -23,6 +30,9 @@ def main() -> int:
     parser.add_argument('--peers', nargs='+', choices=PEERS, default=list(PEERS))
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument('--dtype', choices=['float32', 'float64'], default='float32')
+    parser.add_argument(
+        '--files', action='store_true', help='load the files that the peers write, in float32'
+    )
     args = parser.parse_args()
 
     peers = [PEERS[name] for name in args.peers]
@@ -30,7 +40,8 @@ def main() -> int:
     if missing:
         print(f'Not installed here: {", ".join(missing)}.\n')
     print(
-        f'torch {torch.__version__}, {args.dtype} on the CPU, largest differences at unit scale\n'
+        f'torch {torch.__version__}, {args.dtype} on the CPU, largest differences as '
+        'fractions of the largest value\n'
     )
     print('| peer | variant | tensors | output | input gradient |')
     print('|---|---|---:|---:|---:|')
@@ -39,7 +50,11 @@ def main() -> int:
         for variant in args.variants:
             if peer.name in missing or variant not in peer.variants:
                 continue
-            found = compare_backbones(peer, variant, getattr(torch, args.dtype))
+            if args.files:
+                with tempfile.TemporaryDirectory() as folder:
+                    _, found = compare_backbone_files(peer, variant, Path(folder))
+            else:
+                found = compare_backbones(peer, variant, getattr(torch, args.dtype))
             output, gradient = max(found.outputs), max(found.gradients)
             worst = max(worst, output, gradient)
             print(

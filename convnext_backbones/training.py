@@ -1,0 +1,178 @@
+"""What the flags of ``tools/train.py`` change in a config."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import find_latest_checkpoint
+
+from .checkpoint import read_checkpoint
+from .hardware import switch_amp_off
+from .launch import check_file
+from .sharding import SHARDED_STRATEGY
+
+# AmpOptimWrapper's settings. bf16 has the range of fp32: nothing underflows, so nothing is scaled.
+PRECISIONS = {
+    'fp32': None,
+    'fp16': dict(dtype='float16', loss_scale='dynamic'),
+    'bf16': dict(dtype='bfloat16', loss_scale=1.0),
+}
+STRATEGIES = ('ddp', 'fsdp')
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that :func:`apply_training_flags` reads."""
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='continue from PATH, or from the newest checkpoint of the work dir',
+    )
+    parser.add_argument(
+        '--strategy',
+        choices=STRATEGIES,
+        default='ddp',
+        help='how several processes share the work: ddp keeps the whole model in each, fsdp '
+        'shards weights, gradients and optimizer state over them (see the top of this file)',
+    )
+    parser.add_argument(
+        '--precision', choices=PRECISIONS, help='instead of what the config says; GPUs only'
+    )
+    parser.add_argument(
+        '--amp', action='store_const', const='fp16', dest='precision', help='--precision fp16'
+    )
+    parser.add_argument(
+        '--accumulate',
+        type=int,
+        metavar='N',
+        help='add up the gradients of N batches per step of the optimizer. Iterations count '
+        'batches: multiply lengths given in iterations by N for as many steps',
+    )
+    parser.add_argument(
+        '--checkpointing',
+        action='store_true',
+        help="recompute the backbone's blocks in the backward pass: less memory, more time",
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the number of images per step of the optimizer',
+    )
+
+
+def apply_training_flags(cfg: Config, args: argparse.Namespace) -> None:
+    """Write the flags into ``cfg``.
+
+    Raises:
+        FileNotFoundError: The checkpoint to resume from does not exist.
+        ValueError: A flag does not fit the config or the other flags.
+    """
+    if args.precision is not None:
+        use_precision(cfg, args.precision)
+    if args.accumulate is not None:
+        accumulate(cfg, args.accumulate)
+    if args.checkpointing:
+        if 'backbone' not in cfg.model:
+            raise ValueError('expected a model with a backbone for --checkpointing, found none')
+        cfg.model.backbone.with_cp = True
+    if args.auto_scale_lr:
+        scale_learning_rate(cfg)
+    if args.strategy == 'fsdp':
+        shard(cfg)
+    if args.resume is not None:
+        resume(cfg, args.resume)
+
+
+def use_precision(cfg: Config, precision: str) -> None:
+    """Train in one of :data:`PRECISIONS`, whatever ``cfg`` says."""
+    switch_amp_off(cfg.optim_wrapper)
+    if PRECISIONS[precision] is not None:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', **PRECISIONS[precision])
+
+
+def accumulate(cfg: Config, batches: int) -> None:
+    """Make a step of the optimizer of the gradients of several batches.
+
+    Raises:
+        ValueError: ``batches`` is below 1.
+    """
+    if batches < 1:
+        raise ValueError(f'expected at least 1 batch for --accumulate, got {batches}')
+    cfg.optim_wrapper.accumulative_counts = batches
+
+
+def scale_learning_rate(cfg: Config) -> None:
+    """Let mmengine scale the learning rate linearly, in images per step of the optimizer.
+
+    mmengine counts processes and the batch size, but not accumulated batches: the base is
+    divided by those.
+
+    Raises:
+        ValueError: The config has no base batch size.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ValueError(
+            'expected auto_scale_lr=dict(base_batch_size=...) in the config for '
+            '--auto-scale-lr, found none; add the batch size that the learning rate is for'
+        )
+    cfg.auto_scale_lr.enable = True
+    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
+
+
+def shard(cfg: Config) -> None:
+    """Train under fully sharded data parallelism; see :mod:`convnext_backbones.sharding`.
+
+    Raises:
+        ValueError: There is one process only, or the config clips gradients.
+    """
+    if cfg.launcher == 'none':
+        raise ValueError(
+            "expected several processes for --strategy fsdp, got --launcher 'none'; start them "
+            'with tools/dist_train.sh or tools/slurm_train.sh'
+        )
+    if cfg.optim_wrapper.get('clip_grad'):
+        raise ValueError(
+            'expected no clip_grad with --strategy fsdp, under which mmengine would clip by the '
+            "norm of each process's own shard; add --cfg-options optim_wrapper.clip_grad=None"
+        )
+    cfg.strategy = dict(cfg.get('strategy', {}), type=SHARDED_STRATEGY)
+
+
+def resume(cfg: Config, checkpoint: str) -> None:
+    """Continue from ``checkpoint``, or from the newest one of the work dir if it is ``auto``.
+
+    The order of the samples follows from the seed. A run whose config names none has drawn one;
+    its checkpoint tells which.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The checkpoint cannot be read or would execute code.
+    """
+    cfg.resume = True
+    if checkpoint == 'auto':
+        cfg.load_from = None  # the Runner takes the newest checkpoint of the work dir
+    else:
+        check_file(checkpoint, 'a checkpoint to resume from')
+        cfg.load_from = checkpoint
+    randomness = cfg.get('randomness', {})
+    if randomness.get('seed') is None:
+        path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
+        if path is not None:
+            cfg.randomness = dict(randomness, seed=read_checkpoint(path)['meta']['seed'])
+
+
+class StartMarker(Hook):
+    """Notes that training has started.
+
+    What fails before, such as weights that are not there, is a matter of the command or the
+    config; what fails afterwards is not.
+    """
+
+    passed = False
+
+    def before_train(self, runner) -> None:
+        """Called when the model, its weights, the optimizer and the data are ready."""
+        self.passed = True
