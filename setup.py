@@ -28,7 +28,6 @@ ALL = [*DET, *SEG, 'scikit-learn']
 DEV = [*ALL, *FAST, 'pytest', 'ruff', 'transformers', 'mmpretrain', 'rich']
 
 
-
 class BuildWithRecipes(build_py):
     """Adds to the wheel what OpenMMLab's ``mim`` looks for, in the package's folder ``.mim``."""
 
