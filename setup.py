@@ -59,6 +59,6 @@ setup(
     cmdclass={'build_py': BuildWithRecipes},
     packages=['convnext_backbones'],
     package_data={'convnext_backbones': ['tested_versions.txt']},
-    install_requires=['torch>=2.0', 'mmengine>=0.10.4,<1'],
+    install_requires=['torch>=2.0', 'mmengine>=0.10.4,<1', 'safetensors'],
     extras_require={'det': DET, 'seg': SEG, 'fast': FAST, 'all': ALL, 'dev': DEV},
 )

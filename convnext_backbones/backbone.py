@@ -191,7 +191,8 @@ class ConvNeXt(_Trunk):
             the input elsewhere. What is returned is contiguous NCHW in every case: mmcv's
             RoIAlign ignores strides and would read wrong values from anything else.
         pretrained: Accepted for mmseg, which passes it on; must be None. Use ``init_cfg``.
-        init_cfg: mmengine's initialisation config, such as ``dict(type='Pretrained', ...)``.
+        init_cfg: mmengine's initialisation config, such as
+            ``dict(type='PretrainedConvNeXt', checkpoint='convnext_tiny_1k_224')``.
 
     Attributes:
         variant: The :class:`~convnext_backbones.Variant` with ``depths`` and ``dims``.
@@ -223,7 +224,7 @@ class ConvNeXt(_Trunk):
         if pretrained is not None:
             raise ValueError(
                 f'expected pretrained=None, got {pretrained!r}; give weights as '
-                "init_cfg=dict(type='Pretrained', checkpoint=...)"
+                "init_cfg=dict(type='PretrainedConvNeXt', checkpoint=...)"
             )
         _check_flag('with_cp', with_cp)
         if channels_last is not None:

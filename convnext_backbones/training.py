@@ -151,17 +151,21 @@ def resume(cfg: Config, checkpoint: str) -> None:
         FileNotFoundError: There is no such checkpoint.
         ValueError: The checkpoint cannot be read or would execute code.
     """
-    cfg.resume = True
     if checkpoint == 'auto':
         cfg.load_from = None  # the Runner takes the newest checkpoint of the work dir
     else:
         check_file(checkpoint, 'a checkpoint to resume from')
         cfg.load_from = checkpoint
+    path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
+    cfg.resume = path is not None
+    if not cfg.resume:  # the run starts like any other, with its warnings
+        return
     randomness = cfg.get('randomness', {})
     if randomness.get('seed') is None:
-        path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
-        if path is not None:
-            cfg.randomness = dict(randomness, seed=read_checkpoint(path)['meta']['seed'])
+        cfg.randomness = dict(randomness, seed=read_checkpoint(path)['meta']['seed'])
+    if 'backbone' in cfg.model:
+        # The checkpoint holds all weights: those to start from need not be there any more.
+        cfg.model.backbone.pop('init_cfg', None)
 
 
 class StartMarker(Hook):

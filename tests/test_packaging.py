@@ -86,7 +86,7 @@ def test_the_metadata(wheel):
     assert metadata['Requires-Python'] == doctor.PYTHON
     assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'fast', 'all', 'dev'}
     always = {line.rstrip(';') for line in requires if 'extra' not in line}
-    assert {line[:5] for line in always} == {'torch', 'mmeng'}
+    assert {line[:5] for line in always} == {'torch', 'mmeng', 'safet'}
     # pip would build mmcv without its ops.
     assert not any(line.startswith('mmcv') for line in requires)
 
