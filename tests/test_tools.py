@@ -91,6 +91,10 @@ class Trained:
     log: str
 
 
+# Of what takes both tasks through the same code at length, the detector's turn is a slow test.
+BOTH_TASKS = ['seg', pytest.param('det', marks=pytest.mark.slow)]
+
+
 @pytest.fixture(scope='module', params=CASES)
 def trained(request, tmp_path_factory) -> Trained:
     case = CASES[request.param]
@@ -191,6 +195,7 @@ def test_predict_takes_one_image(trained):
     assert (out / 'overlays' / image.name).is_file()
 
 
+@pytest.mark.parametrize('trained', BOTH_TASKS, indirect=True)
 def test_killed_training_resumes(trained):
     case = trained.case
     work_dir = trained.cwd / 'killed'
@@ -226,6 +231,7 @@ def test_resuming_from_a_missing_checkpoint_is_said(trained):
     assert "train: expected a checkpoint to resume from, found no file at 'none.pth'" in log
 
 
+@pytest.mark.parametrize('trained', BOTH_TASKS, indirect=True)
 def test_a_checkpoint_that_would_execute_code_is_refused(trained):
     class Malicious:
         def __reduce__(self):
@@ -266,6 +272,7 @@ def run_by_two(trained: Trained, name: str, *args) -> str:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is')
+@pytest.mark.parametrize('trained', BOTH_TASKS, indirect=True)
 def test_two_processes_train_and_test_over_gloo(trained):
     case = trained.case
     work_dir = trained.cwd / 'gloo'
