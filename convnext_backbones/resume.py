@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 
 
-@HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
     """Derives random numbers from the seed, the process, the epoch and the iteration.
 
@@ -27,7 +25,8 @@ class ResumableRandomnessHook(Hook):
     Iteration-based training resumes by loading the batches that were seen, and mmengine's
     augmentations draw from numpy: those of the batches that follow are the same. Epoch-based
     training resumes at the start of an epoch. The number of processes and of workers has to be
-    that of the first run.
+    that of the first run. On the CPU the resumed run is then equal bit for bit; on GPUs, whose
+    operations do not all repeat themselves, as far as ``randomness.deterministic`` makes them.
     """
 
     priority = 'VERY_HIGH'

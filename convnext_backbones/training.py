@@ -108,7 +108,7 @@ def scale_learning_rate(cfg: Config) -> None:
     """Let mmengine scale the learning rate linearly, in images per step of the optimizer.
 
     mmengine counts processes and the batch size, but not accumulated batches: the base is
-    divided by those.
+    divided by those, and their number noted, as the config that a run leaves may be trained again.
 
     Raises:
         ValueError: The config has no base batch size.
@@ -118,8 +118,9 @@ def scale_learning_rate(cfg: Config) -> None:
             'expected auto_scale_lr=dict(base_batch_size=...) in the config for '
             '--auto-scale-lr, found none; add the batch size that the learning rate is for'
         )
-    cfg.auto_scale_lr.enable = True
-    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
+    batches = cfg.optim_wrapper.get('accumulative_counts', 1)
+    base = cfg.auto_scale_lr.base_batch_size * cfg.auto_scale_lr.get('divided_by', 1) / batches
+    cfg.auto_scale_lr.update(enable=True, base_batch_size=base, divided_by=batches)
 
 
 def shard(cfg: Config) -> None:

@@ -172,6 +172,14 @@ def test_accumulation_of_two_halves_is_the_whole_batch(ten_steps, data, tmp_path
         assert max(run.records[0]['rates'][0]) == pytest.approx(2e-4 * 4 / 8)
 
 
+def test_scaling_the_learning_rate_twice_is_scaling_it_once():
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict()))
+    for batches, base in ((2, 8), (2, 8), (4, 4), (1, 16)):
+        training.accumulate(cfg, batches)
+        training.scale_learning_rate(cfg)
+        assert cfg.auto_scale_lr.base_batch_size == base
+
+
 def test_checkpointing_runs_blocks_twice_and_changes_nothing(ten_steps, data, tmp_path):
     cfg = config('seg', data, batch_size=4)
     cfg.train_cfg.max_iters = 10
@@ -324,6 +332,11 @@ def test_sharded_training_resumes(data, tmp_path):
         ),
         # Found out when the model is built and the first step is not taken yet.
         (['--cfg-options', 'load_from=none.pth'], "expected a checkpoint file.*'none.pth'"),
+        (
+            ['--cfg-options', 'model.backbone.init_cfg.type=PretrainedConvNeXt']
+            + ['model.backbone.init_cfg.checkpoint=none.pth'],
+            ".*'none.pth'",
+        ),
     ],
 )
 def test_what_cannot_start_is_one_sentence(flags, message, data, tmp_path):

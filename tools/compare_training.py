@@ -260,18 +260,19 @@ def nms_in_single_precision():
         yield
 
 
-def compare(pair: Pair, data: Path, work_dir: Path, args: argparse.Namespace) -> Comparison:
+def compare(pair: Pair, data: Path, work_dir: Path, steps: int, dtype: torch.dtype) -> Comparison:
     """Train both sides of ``pair`` on the scenes in ``data``."""
     weights, records = None, []
     for name in ('ours', 'upstream'):
         cfg = load_side(getattr(pair, name))
         folder = work_dir / name
-        set_equal(cfg, data, folder, args.steps, pair.batch_size)
+        set_equal(cfg, data, folder, steps, pair.batch_size)
         cfg.experiment_name = f'{work_dir.name}_{folder.name}'
-        record = RecordingHook(weights, DTYPES[args.dtype])
+        record = RecordingHook(weights, dtype)
         runner = build_runner(cfg)
         runner.register_hook(ResumableRandomnessHook())
         runner.register_hook(record)
+        print(f'{work_dir.name}: training {name}, {steps} steps', file=sys.stderr)
         with nms_in_single_precision() if cfg.default_scope == 'mmdet' else nullcontext():
             runner.train()
         weights = record.weights
@@ -321,10 +322,11 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for name in args.experiments or PAIRS:
-            pair, data = PAIRS[name], Path(folder) / f'{name}_data'
+            pair, work_dir = PAIRS[name], Path(folder) / name
+            data = work_dir / 'data'
             make_sample_data(data, Options(args.steps * pair.batch_size, 1, 160, seed=0))
             with silence():
-                comparison = compare(pair, data, Path(folder) / name, args)
+                comparison = compare(pair, data, work_dir, args.steps, DTYPES[args.dtype])
             print_table(name, pair.tolerance, comparison)
             failed |= max(comparison.differences) > pair.tolerance
     return int(failed)
