@@ -8,11 +8,16 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import FlexibleRunner, Runner, load_checkpoint
 from torch import nn
 
-from .checkpoint import read_checkpoints_safely
+from .backbone import ConvNeXt
+from .checkpoint import read_checkpoint, read_checkpoints_safely
 from .hardware import adapt_to_hardware
+from .weights import load_weights, weights_file
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -98,24 +103,54 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def load_trained(model: nn.Module, checkpoint: str) -> None:
+    """Fill a detector or a segmentor with trained weights; a ConvNeXt's must fit entirely.
+
+    Args:
+        model: What a config builds; wrappers of DDP and of test-time augmentation are looked
+            through.
+        checkpoint: The name of published weights, a file or a URL; read weights-only. With a
+            backbone that is not of this package a file, of which mmengine takes what fits.
+
+    Raises:
+        FileNotFoundError: There is no such name or file.
+        ValueError: The weights cannot be read, would execute code, or do not fit.
+    """
+    while hasattr(model, 'module'):
+        model = model.module
+    if isinstance(model.backbone, ConvNeXt):
+        print_log(str(load_weights(model, checkpoint)), logger='current')
+    else:
+        check_file(checkpoint, 'a checkpoint')
+        load_checkpoint(model, checkpoint, map_location='cpu')
+
+
 def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
-    """The detector or segmentor of ``cfg`` in evaluation mode, with the weights of a checkpoint.
+    """The detector or segmentor of ``cfg`` in evaluation mode, with trained weights.
+
+    It serves mmdet's ``inference_detector`` or mmseg's ``inference_model``. Its
+    ``dataset_meta``, names and colours of the classes, is the checkpoint's, or else that of the
+    config's test data.
 
     Args:
         cfg: A detection or segmentation config.
-        checkpoint: A file that this package's tools wrote, read weights-only.
+        checkpoint: As in :func:`load_trained`.
         device: Where the model goes.
 
     Raises:
-        ValueError: The checkpoint cannot be read or would execute code.
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The checkpoint cannot be read, would execute code, or does not fit.
     """
     adapt_to_hardware(cfg)
     read_checkpoints_safely()
-    if cfg.default_scope == 'mmdet':
-        from mmdet.apis import init_detector as init
-    else:
-        from mmseg.apis import init_model as init
-    return init(cfg, checkpoint, device=device)
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    load_trained(model, checkpoint)
+    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
+    trained = read_checkpoint(weights_file(checkpoint), mmap=True).get('meta') or {}
+    model.dataset_meta = {**dataset.metainfo, **trained.get('dataset_meta', {})}
+    model.cfg = cfg
+    return model.to(device).eval()
 
 
 def backbone_starts_from_scratch(cfg: Config) -> bool:

@@ -20,6 +20,7 @@ from convnext_backbones.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / 'tools'
+SAMPLE = ROOT / 'configs/sample/upernet_convnext_sample.py'
 IMAGES = {'det': 'data/sample/coco/val', 'seg': 'data/sample/ade20k/images/validation'}
 LIMIT = 240  # seconds for one command
 
@@ -296,7 +297,7 @@ def test_two_processes_train_and_test_over_gloo(trained):
     ('args', 'message'),
     [
         (['train.py', 'none.py'], "train: expected a config file, found none at 'none.py'"),
-        (['test.py', 'empty.py', 'none.pth'], 'test: expected a checkpoint, found no file'),
+        (['test.py', SAMPLE, 'none.pth'], 'test: expected the name of published weights, a file'),
         (['train.py', 'empty.py'], "expected a config with default_scope='mmdet' or 'mmseg'"),
         (['dist_train.sh', 'empty.py'], 'usage: '),
     ],

@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import nn
 
 from convnext_backbones.files import write_atomically
-from convnext_backbones.launch import build_model, check_file, config_parser, load_config
+from convnext_backbones.launch import build_model, config_parser, load_config
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -131,7 +131,6 @@ def run(args: argparse.Namespace) -> list[str]:
         FileNotFoundError: Config, checkpoint or images are missing.
         ValueError: The config or the checkpoint cannot be used.
     """
-    check_file(args.checkpoint, 'a checkpoint')
     images = list_images(args.source)
     cfg = load_config(args)
     model = build_model(cfg, args.checkpoint, args.device)
@@ -152,7 +151,7 @@ def run(args: argparse.Namespace) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = config_parser(__doc__.splitlines()[0])
-    parser.add_argument('checkpoint', metavar='CHECKPOINT')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file, published name or URL')
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
     parser.add_argument('--score-thr', type=float, default=0.3, help='for detectors (default 0.3)')

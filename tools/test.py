@@ -20,9 +20,9 @@ from convnext_backbones.evaluation import (
 )
 from convnext_backbones.launch import (
     build_runner,
-    check_file,
     leave_process_group,
     load_config,
+    load_trained,
     runner_parser,
 )
 
@@ -40,7 +40,9 @@ def draw_to(cfg: Config, folder: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = runner_parser(__doc__.splitlines()[0])
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='weights to evaluate')
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT', help='weights to evaluate: file, published name or URL'
+    )
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions here')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
@@ -49,9 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     add_evaluation_flags(parser)
     args = parser.parse_args(argv)
     try:
-        check_file(args.checkpoint, 'a checkpoint')
         cfg = load_config(args)
-        cfg.load_from = args.checkpoint
+        cfg.pop('strategy', None)  # sharding is for the states of an optimizer
         if args.show_dir:
             draw_to(cfg, args.show_dir)
         if args.tta:
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.dump:
             dump_predictions_to(cfg, args.dump)
         runner = build_runner(cfg)
+        load_trained(runner.model, args.checkpoint)
         if args.tta and cfg.default_scope == 'mmdet':
             runner.logger.info('Test-time augmentation merges boxes: masks are not evaluated.')
         metrics = runner.test()
