@@ -7,7 +7,7 @@ to bottom: block, trunk (stem, downsampling, stages), backbone, classifier.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -36,9 +36,17 @@ class Block(nn.Module):
         dim: Channels C.
         drop_path_rate: Probability of dropping the branch in training.
         layer_scale_init_value: Initial value of ``gamma``; there is no ``gamma`` at 0 or below.
+        memory_efficient: Keep 5C instead of 12C values per position for the backward pass: the
+            input, which the depthwise weights' gradient needs, and the hidden map before GELU.
     """
 
-    def __init__(self, dim: int, drop_path_rate: float, layer_scale_init_value: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        memory_efficient: bool = False,
+    ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = LayerNorm(dim, eps=NORM_EPS)
@@ -51,20 +59,36 @@ class Block(nn.Module):
             else None
         )
         self.drop_path = DropPath(drop_path_rate)
+        self.memory_efficient = memory_efficient
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (N, C, H, W) to the same shape."""
         shortcut = x
+        if self.memory_efficient and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            x = _keep_input_only(self._expand, x)
+            x = _keep_input_only(self._contract, x, fold_gamma=True)
+        else:
+            x = self._expand(x)
+            x = self._contract(x)
+        return shortcut + self.drop_path(x)
+
+    def _expand(self, x: Tensor) -> Tensor:
         x = self.dwconv(x)
         x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
         x = self.norm(x)
-        x = self.pwconv1(x)  # (N, H, W, 4C)
+        return self.pwconv1(x)  # (N, H, W, 4C)
+
+    def _contract(self, x: Tensor, fold_gamma: bool = False) -> Tensor:
         x = self.act(x)
-        x = self.pwconv2(x)  # (N, H, W, C)
-        if self.gamma is not None:
-            x = self.gamma * x
-        x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        return shortcut + self.drop_path(x)
+        # Folded, the gradient of gamma does not need the output of pwconv2. Not in fp16, where the
+        # product of weight and gamma, 0.02 and 1e-6 at first, would be zero.
+        if fold_gamma and x.dtype != torch.float16:
+            x = self.pwconv2(x, self.gamma)  # (N, H, W, C)
+        else:
+            x = self.pwconv2(x)  # (N, H, W, C)
+            if self.gamma is not None:
+                x = self.gamma * x
+        return x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
 
 
 class _Trunk(BaseModule):
@@ -83,6 +107,7 @@ class _Trunk(BaseModule):
         drop_path_rate: float,
         layer_scale_init_value: float,
         num_stages: int | None = None,
+        memory_efficient: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -125,6 +150,7 @@ class _Trunk(BaseModule):
                         dims[i],
                         drop_path_rate * (sum(depths[:i]) + j) / last_block,
                         layer_scale_init_value,
+                        memory_efficient,
                     )
                     for j in range(depths[i])
                 )
@@ -186,6 +212,10 @@ class ConvNeXt(_Trunk):
             and the modules stay in evaluation mode: stochastic depth is off in them.
         with_cp: Recompute each block in the backward pass (gradient checkpointing, the
             non-re-entrant form) instead of keeping its activations.
+        memory_efficient: Keep less than half of the activations, see :class:`Block`, and compute
+            in the backward pass again what costs little: depthwise convolutions, norms and GELU,
+            not the pointwise layers (in fp16, the second of each block). ``with_cp``, which
+            excludes it, keeps less and computes more. Under ``torch.compile`` it changes nothing.
         channels_last: Memory layout between the layers. True and False give the same maps to
             rounding; None takes channels_last on the CPU, where it is faster, and the layout of
             the input elsewhere. What is returned is contiguous NCHW in every case: mmcv's
@@ -217,6 +247,7 @@ class ConvNeXt(_Trunk):
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        memory_efficient: bool = False,
         channels_last: bool | None = None,
         pretrained: None = None,
         init_cfg: dict | list[dict] | None = None,
@@ -227,6 +258,11 @@ class ConvNeXt(_Trunk):
                 "init_cfg=dict(type='PretrainedConvNeXt', checkpoint=...)"
             )
         _check_flag('with_cp', with_cp)
+        _check_flag('memory_efficient', memory_efficient)
+        if with_cp and memory_efficient:
+            raise ValueError(
+                'expected with_cp or memory_efficient, got both; with_cp alone keeps least'
+            )
         if channels_last is not None:
             _check_flag('channels_last', channels_last)
         total_stages = len(resolve_variant(arch, depths, dims).depths)
@@ -239,6 +275,7 @@ class ConvNeXt(_Trunk):
             drop_path_rate=drop_path_rate,
             layer_scale_init_value=layer_scale_init_value,
             num_stages=out_indices[-1] + 1,
+            memory_efficient=memory_efficient,
             init_cfg=init_cfg,
         )
         _check_integer('frozen_stages', frozen_stages, minimum=-1, maximum=len(self.stages))
@@ -247,6 +284,7 @@ class ConvNeXt(_Trunk):
         self.out_strides = tuple(STEM_STRIDE * DOWNSAMPLE_STRIDE**i for i in out_indices)
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.memory_efficient = memory_efficient
         self.channels_last = channels_last
         for i in out_indices:
             # The authors' checkpoints name them norm0..norm3, beside `stages`.
@@ -383,6 +421,16 @@ def normalize_out_indices(out_indices: int | Sequence[int], num_stages: int) -> 
             f'try {tuple(sorted(set(indices)))}'
         )
     return indices
+
+
+def _keep_input_only(half: Callable[..., Tensor], x: Tensor, **options: bool) -> Tensor:
+    """Run half a block so that its input is all that is kept for the backward pass.
+
+    What else that pass needs is computed again, and no more: the checkpoint stops at the last
+    tensor it would have kept, the input of the half's pointwise layer, which does not run again.
+    """
+    # Nothing within is random.
+    return checkpoint(half, x, use_reentrant=False, preserve_rng_state=False, **options)
 
 
 def _init_weights(module: nn.Module) -> None:

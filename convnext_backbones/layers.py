@@ -48,13 +48,19 @@ class PointwiseLinear(nn.Linear):
     those of ``nn.Linear`` either way.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape (N, H, W, C_in) to (N, H, W, C_out)."""
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Map ``x`` of shape (N, H, W, C_in) to (N, H, W, C_out), times a ``scale`` of (C_out,).
+
+        The scale multiplies weight and bias, so that its gradient does not need the output.
+        """
+        weight, bias = self.weight, self.bias
+        if scale is not None:
+            weight, bias = scale[:, None] * weight, scale * bias
         if x.device.type == 'cpu' and HAS_ONEDNN:
             x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), channels_last in memory
-            x = F.conv2d(x, self.weight[:, :, None, None], self.bias)
+            x = F.conv2d(x, weight[:, :, None, None], bias)
             return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
-        return super().forward(x)
+        return F.linear(x, weight, bias)
 
 
 class DropPath(nn.Module):

@@ -53,8 +53,11 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--checkpointing',
-        action='store_true',
-        help="recompute the backbone's blocks in the backward pass: less memory, more time",
+        nargs='?',
+        const='blocks',
+        choices=('blocks', 'lean'),
+        help='compute parts of the backbone again in the backward pass, for less memory: whole '
+        'blocks (default), or with lean only what costs little',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -74,10 +77,8 @@ def apply_training_flags(cfg: Config, args: argparse.Namespace) -> None:
         use_precision(cfg, args.precision)
     if args.accumulate is not None:
         accumulate(cfg, args.accumulate)
-    if args.checkpointing:
-        if 'backbone' not in cfg.model:
-            raise ValueError('expected a model with a backbone for --checkpointing, found none')
-        cfg.model.backbone.with_cp = True
+    if args.checkpointing is not None:
+        use_checkpointing(cfg, args.checkpointing)
     if args.auto_scale_lr:
         scale_learning_rate(cfg)
     if args.strategy == 'fsdp':
@@ -91,6 +92,26 @@ def use_precision(cfg: Config, precision: str) -> None:
     switch_amp_off(cfg.optim_wrapper)
     if PRECISIONS[precision] is not None:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', **PRECISIONS[precision])
+
+
+def use_checkpointing(cfg: Config, form: str) -> None:
+    """Let the backbone keep less for the backward pass, whatever ``cfg`` says.
+
+    Args:
+        cfg: Changed in place.
+        form: ``blocks`` sets ``with_cp``, ``lean`` sets ``memory_efficient``.
+
+    Raises:
+        ValueError: The model has no backbone.
+    """
+    if 'backbone' not in cfg.model:
+        raise ValueError('expected a model with a backbone for --checkpointing, found none')
+    backbone = cfg.model.backbone
+    backbone.with_cp = form == 'blocks'
+    if form == 'lean':
+        backbone.memory_efficient = True
+    else:
+        backbone.pop('memory_efficient', None)
 
 
 def accumulate(cfg: Config, batches: int) -> None:

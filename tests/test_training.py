@@ -1,15 +1,23 @@
-"""What --resume does to a config; the runs themselves are in test_scale.py."""
+"""What --resume and --checkpointing do to a config; the runs themselves are in test_scale.py."""
 
 import torch
 from mmengine.config import Config
 
 from convnext_backbones.launch import backbone_starts_from_scratch
-from convnext_backbones.training import resume
+from convnext_backbones.training import resume, use_checkpointing
 
 
 def config(work_dir, **backbone) -> Config:
     model = dict(backbone=dict(type='ConvNeXt', **backbone))
     return Config(dict(model=model, work_dir=str(work_dir), load_from=None))
+
+
+def test_the_two_forms_of_checkpointing_replace_one_another():
+    cfg = config('.', memory_efficient=True)
+    use_checkpointing(cfg, 'blocks')
+    assert cfg.model.backbone == dict(type='ConvNeXt', with_cp=True)
+    use_checkpointing(cfg, 'lean')
+    assert cfg.model.backbone == dict(type='ConvNeXt', with_cp=False, memory_efficient=True)
 
 
 def test_resuming_needs_no_pretrained_weights_and_keeps_the_seed(tmp_path):
