@@ -22,7 +22,7 @@ demo: setup  ## train, evaluate and draw a detector and a segmentor on generated
 	@$(BIN)/python tools/demo.py
 
 test: lint  ## check style and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

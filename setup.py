@@ -25,7 +25,11 @@ FAST = ['faster-coco-eval']
 # scikit-learn ships the images that the sample data are made of.
 ALL = [*DET, *SEG, 'scikit-learn']
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
-DEV = [*ALL, *FAST, 'pytest', 'ruff', 'transformers', 'mmpretrain', 'rich']
+DEV = [*ALL, *FAST, 'pytest', 'pytest-xdist', 'ruff', 'transformers', 'mmpretrain', 'rich']
+
+
+# compare_training.py needs the tests beside it.
+NOT_SHIPPED = shutil.ignore_patterns('__*', 'compare_training.py')
 
 
 class BuildWithRecipes(build_py):
@@ -38,7 +42,7 @@ class BuildWithRecipes(build_py):
         target = Path(self.build_lib) / 'convnext_backbones' / '.mim'
         shutil.rmtree(target, ignore_errors=True)
         for folder in ('configs', 'tools'):
-            shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns('__*'))
+            shutil.copytree(ROOT / folder, target / folder, ignore=NOT_SHIPPED)
         shutil.copy(ROOT / 'model-index.yml', target)
 
 

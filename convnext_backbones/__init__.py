@@ -19,6 +19,7 @@ __all__ = [
     'Variant',
     '__version__',
     'load_weights',
+    'optimize_for_inference',
 ]
 
 try:
@@ -40,6 +41,7 @@ except (ImportError, OSError) as error:
 else:
     from .backbone import ConvNeXt, ConvNeXtClassifier
     from .checkpoint import allow_mmengine_types
+    from .inference import optimize_for_inference
     from .layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook
     from .variants import VARIANTS, Variant
     from .weights import (

@@ -103,7 +103,7 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def load_trained(model: nn.Module, checkpoint: str) -> None:
+def load_trained(model: nn.Module, checkpoint: str, strict: bool = True) -> None:
     """Fill a detector or a segmentor with trained weights; a ConvNeXt's must fit entirely.
 
     Args:
@@ -111,6 +111,7 @@ def load_trained(model: nn.Module, checkpoint: str) -> None:
             through.
         checkpoint: The name of published weights, a file or a URL; read weights-only. With a
             backbone that is not of this package a file, of which mmengine takes what fits.
+        strict: Whether what does not fit is an error, or a warning.
 
     Raises:
         FileNotFoundError: There is no such name or file.
@@ -118,8 +119,8 @@ def load_trained(model: nn.Module, checkpoint: str) -> None:
     """
     while hasattr(model, 'module'):
         model = model.module
-    if isinstance(model.backbone, ConvNeXt):
-        print_log(str(load_weights(model, checkpoint)), logger='current')
+    if isinstance(getattr(model, 'backbone', None), ConvNeXt):
+        print_log(str(load_weights(model, checkpoint, strict=strict)), logger='current')
     else:
         check_file(checkpoint, 'a checkpoint')
         load_checkpoint(model, checkpoint, map_location='cpu')

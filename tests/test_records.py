@@ -178,6 +178,7 @@ def test_rows_follow_the_interval_of_the_log_and_the_end_of_the_epoch(toy, tmp_p
 
 
 def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['train.py', 'toy.py'])
     monkeypatch.setattr(records, 'draw_results', draw_results)
     runner = train(toy(1))
     work_dir = tmp_path / 'work'
@@ -187,7 +188,7 @@ def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
     assert environment['versions']['torch'] == torch.__version__
     assert environment['hardware']['threads'] == torch.get_num_threads()
     assert environment['hardware']['processes'] == 1
-    assert 'pytest' in environment['command']
+    assert environment['command'] == 'train.py toy.py'
     assert environment['started'][:2] == '20' and 'earlier_starts' not in environment
     picture = cv2.imread(str(work_dir / 'results.png'))
     assert picture.shape[0] == 4 * int(records.PANEL_HEIGHT * records.DPI)

@@ -144,12 +144,12 @@ def test_evaluation_writes_metrics_predictions_and_pictures(trained):
         assert len(list(out.glob('*.png'))) == 4
 
 
-def test_test_time_augmentation_runs(trained):
+def test_test_time_augmentation_runs_optimized(trained):
     work_dir = trained.cwd / 'tta'
     run(
         trained.cwd,
         'test.py',
-        *(trained.config, trained.checkpoint, '--tta', '--work-dir', work_dir),
+        *(trained.config, trained.checkpoint, '--tta', '--optimize', '--work-dir', work_dir),
     )
     metrics = json.loads((work_dir / 'metrics.json').read_text())
     assert trained.case.metric in metrics
@@ -189,10 +189,11 @@ def test_predict_draws_and_saves_and_names_the_bad_image(trained):
             assert share == pytest.approx(next(iter(record['share'].values())), abs=1e-4)
 
 
-def test_predict_takes_one_image(trained):
+def test_predict_takes_one_image_optimized(trained):
     image = sorted((trained.cwd / IMAGES[trained.case.task]).iterdir())[0]
     out = trained.cwd / 'one'
-    run(trained.cwd, 'predict.py', trained.config, trained.checkpoint, image, '--out', out)
+    args = trained.config, trained.checkpoint, image, '--out', out, '--optimize'
+    run(trained.cwd, 'predict.py', *args)
     assert (out / 'overlays' / image.name).is_file()
 
 

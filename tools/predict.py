@@ -24,6 +24,7 @@ from rich.progress import track
 from torch import nn
 
 from convnext_backbones.files import write_atomically
+from convnext_backbones.inference import optimize_for_inference
 from convnext_backbones.launch import build_model, config_parser, load_config
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -134,6 +135,8 @@ def run(args: argparse.Namespace) -> list[str]:
     images = list_images(args.source)
     cfg = load_config(args)
     model = build_model(cfg, args.checkpoint, args.device)
+    if args.optimize:
+        model = optimize_for_inference(model)
     predictor = Predictor(cfg, model, args.out, args.score_thr)
     args.out.mkdir(parents=True, exist_ok=True)
     results, failures = {}, []
@@ -155,10 +158,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
     parser.add_argument('--score-thr', type=float, default=0.3, help='for detectors (default 0.3)')
+    parser.add_argument(
+        '--optimize', action='store_true', help='the faster form for CPUs; equal to rounding'
+    )
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     try:
         failures = run(parser.parse_args(argv))
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, TypeError, ValueError) as error:
         sys.exit(f'predict: {error}')
     if failures:
         sys.exit('\n'.join(f'predict: {failure}' for failure in failures))

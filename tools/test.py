@@ -18,6 +18,7 @@ from convnext_backbones.evaluation import (
     use_tta,
     write_metrics,
 )
+from convnext_backbones.inference import optimize_for_inference
 from convnext_backbones.launch import (
     build_runner,
     leave_process_group,
@@ -48,10 +49,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--dump', metavar='FILE', help='keep the predictions for tools/evaluate.py, in this file'
     )
+    parser.add_argument(
+        '--optimize', action='store_true', help='the faster form for CPUs; equal to rounding'
+    )
     add_evaluation_flags(parser)
     args = parser.parse_args(argv)
     try:
         cfg = load_config(args)
+        if args.optimize and args.launcher != 'none':
+            raise ValueError(
+                f"expected --launcher 'none' with --optimize, got {args.launcher!r}; the faster "
+                'form is for one process on a CPU'
+            )
         cfg.pop('strategy', None)  # sharding is for the states of an optimizer
         if args.show_dir:
             draw_to(cfg, args.show_dir)
@@ -61,11 +70,15 @@ def main(argv: list[str] | None = None) -> None:
         if args.dump:
             dump_predictions_to(cfg, args.dump)
         runner = build_runner(cfg)
-        load_trained(runner.model, args.checkpoint)
+        # mmdet's augmented detectors are built without mask head; that of the file is left over.
+        maskless = args.tta and cfg.default_scope == 'mmdet'
+        load_trained(runner.model, args.checkpoint, strict=not maskless)
+        if args.optimize:
+            runner.model = optimize_for_inference(runner.model)
         if args.tta and cfg.default_scope == 'mmdet':
             runner.logger.info('Test-time augmentation merges boxes: masks are not evaluated.')
         metrics = runner.test()
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, TypeError, ValueError) as error:
         sys.exit(f'test: {error}')
     if is_main_process():
         if args.dump:
