@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .backbone import MLP_RATIO, Block, ConvNeXt
-from .layers import HAS_ONEDNN, LayerNorm2d
+from .layers import HAS_AVX512, HAS_ONEDNN, LayerNorm2d
 
 # Bytes of the hidden map of one band. Measured at 800 x 1280 on CPUs with 1 MiB of L2 and 32 MiB
 # of L3: below 4 MiB the calls cost more than the cache gains, above 16 MiB nothing is gained.
@@ -100,7 +100,7 @@ def bf16_is_fast() -> bool:
     if not HAS_ONEDNN or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     native = getattr(torch.cpu, '_is_avx512_bf16_supported', bool)  # older versions do not tell
-    return torch.backends.cpu.get_cpu_capability() != 'AVX512' or native()
+    return not HAS_AVX512 or native()
 
 
 def has_fast_form(module: nn.Module, *inputs: Tensor) -> bool:

@@ -16,14 +16,13 @@ from mmcv.ops import RoIAlign
 from torch import Tensor, nn
 
 from .inference import InferenceConvNeXt, has_fast_form
-from .layers import PointwiseLinear
+from .layers import HAS_AVX512, PointwiseLinear
 
 
 def optimize_heads(model: nn.Module) -> None:
     """Give neck and heads of a detector or a segmentor their faster classes, in place."""
     faster = {RoIAlign: InferenceRoIAlign} | _faster_segmentation_parts()
-    if torch.backends.cpu.get_cpu_capability() == 'AVX512':
-        # MKL, which computes linear layers, uses AVX2 only on AMD's processors.
+    if HAS_AVX512:
         faster[nn.Linear] = InferenceLinear
     operators = [module for module in model.modules() if _is_operator(module)]
     theirs = {part for operator in operators for part in operator.modules()}

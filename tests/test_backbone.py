@@ -615,9 +615,9 @@ def test_norms_have_the_authors_eps(miniature):
     assert all(isinstance(norm, LayerNorm) for norm in norms)
 
 
-@pytest.mark.parametrize('onednn', [True, False])
-def test_pointwise_linear_is_linear(monkeypatch, onednn):
-    monkeypatch.setattr('convnext_backbones.layers.HAS_ONEDNN', onednn)
+@pytest.mark.parametrize('convolution', [True, False])
+def test_pointwise_linear_is_linear(monkeypatch, convolution):
+    monkeypatch.setattr('convnext_backbones.layers.HAS_AVX512', convolution)
     reference = nn.Linear(6, 10)
     layer = PointwiseLinear(6, 10)
     layer.load_state_dict(reference.state_dict())

@@ -14,8 +14,8 @@ LAYERS = ('dwconv', 'norm', 'pwconv1', 'act', 'pwconv2')
 
 @pytest.fixture(params=[True, False], ids=['convolution', 'linear'])
 def pointwise(request, monkeypatch):
-    """Both forms of the pointwise layers: that of CPUs with oneDNN, and that of GPUs."""
-    monkeypatch.setattr('convnext_backbones.layers.HAS_ONEDNN', request.param)
+    """Both forms of the pointwise layers: that of CPUs with AVX-512, and that of all else."""
+    monkeypatch.setattr('convnext_backbones.layers.HAS_AVX512', request.param)
 
 
 def pair(arch, layer_scale_init_value=1.0, **kwargs):
