@@ -432,7 +432,10 @@ def test_upernet(monkeypatch, size, align_corners):
         segmentation_samples(2, (64, 96))[:1]
         + [SegDataSample(metainfo=dict(ori_shape=(100, 90), img_shape=(64, 96)))],
     ],
-    ids=lambda samples: 'none' if samples is None else str(samples[-1].metainfo),
+    ids=(
+        *('none', 'flipped', 'flipped vertically', 'not flipped', 'padded', 'not padded'),
+        *('padded by the model', 'not padded by the model', 'one of another size'),
+    ),
 )
 def test_what_becomes_of_the_logits(samples):
     assert_same_segmentation(segmentor(), torch.randn(2, 3, 64, 96), samples)
