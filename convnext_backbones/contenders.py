@@ -302,7 +302,10 @@ def mmpretrain_backbone(arch: str | Mapping) -> dict:
 
 
 def import_mmpretrain() -> None:
-    """Import mmpretrain's backbones without what unrelated parts of it need.
+    """Import mmpretrain's models without what unrelated parts of it need.
+
+    All of them, which its registry wants to have: mmdet tries the same import, and leaves half of
+    it behind where torchvision is missing.
 
     Its metric of visual grounding wants torchvision, for which an empty module stands in, and its
     multimodal models an older transformers; they are left out.

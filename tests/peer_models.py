@@ -6,16 +6,12 @@ handling cannot hide a mistake.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import re
-import sys
-import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 from mmengine.registry import DefaultScope
@@ -28,6 +24,7 @@ from convnext_backbones import (
     LoadReport,
     load_weights,
 )
+from convnext_backbones.contenders import import_mmpretrain
 
 # The largest difference that passes in fp32, as a fraction of the largest value. Rounding alone
 # gives xlarge 4e-6; in fp64, where nothing else changes, 5e-15.
@@ -193,11 +190,8 @@ class MMPretrain(Peer):
     )
 
     def build(self, variant: str, linear_pw_conv: bool = True) -> nn.Module:
-        with _backbones_only():
-            # The whole of `models`, which its registry wants to have: mmdet tries the same
-            # import, and leaves half of it behind when torchvision is missing.
-            import mmpretrain.models  # noqa: F401
-            from mmpretrain.models.backbones.convnext import ConvNeXt as MMPretrainConvNeXt
+        import_mmpretrain()
+        from mmpretrain.models.backbones.convnext import ConvNeXt as MMPretrainConvNeXt
 
         return MMPretrainConvNeXt(
             arch=variant,
@@ -208,8 +202,8 @@ class MMPretrain(Peer):
         )
 
     def build_classifier(self, variant: str) -> nn.Module:
-        with _backbones_only():
-            from mmpretrain.models import ImageClassifier
+        import_mmpretrain()
+        from mmpretrain.models import ImageClassifier
 
         width = VARIANTS[variant].dims[-1]
         with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -302,31 +296,6 @@ class Torchvision(Peer):
 
 
 PEERS = {peer.name: peer for peer in (Transformers(), MMPretrain(), Timm(), Torchvision())}
-
-
-@contextlib.contextmanager
-def _backbones_only():
-    """Let mmpretrain's backbones be imported without what two unrelated parts of it need.
-
-    The metric of visual grounding imports torchvision's box functions: empty modules stand in for
-    the time of the import. The multimodal models need an older transformers than that of our
-    other peer: mmpretrain is told that it is absent, and leaves them out.
-    """
-    from mmpretrain.utils import dependency
-
-    stubs = {}
-    if 'torchvision' not in sys.modules:
-        names = ('torchvision', 'torchvision.ops', 'torchvision.ops.boxes')
-        stubs = {name: types.ModuleType(name) for name in names}
-        stubs['torchvision'].ops = stubs['torchvision.ops']
-        stubs['torchvision.ops'].boxes = stubs['torchvision.ops.boxes']
-    sys.modules.update(stubs)
-    try:
-        with mock.patch.object(dependency, 'WITH_MULTIMODAL', False):
-            yield
-    finally:
-        for name in stubs:
-            del sys.modules[name]
 
 
 @dataclass(frozen=True)
