@@ -8,6 +8,7 @@ cost per level; what remains is interpolation, shifting and adding up, without m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -114,7 +115,31 @@ def _tiles(
 
 
 class InferenceEncoderDecoder(EncoderDecoder):
-    """A segmentor that does not resize what has its size already."""
+    """A segmentor that moves its logits, a map for each class, no more than it must."""
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """The logits of overlapping windows, averaged where they overlap.
+
+        mmseg pads those of each window to the size of the image before it adds them up.
+
+        Args:
+            inputs: Images of shape (N, 3, H, W).
+            batch_img_metas: Of the images; as in mmseg, the first gets the window's ``img_shape``.
+
+        Returns:
+            Logits of shape (N, classes, H, W).
+        """
+        height, width = inputs.shape[2:]
+        sizes = zip((height, width), self.test_cfg.crop_size, self.test_cfg.stride, strict=True)
+        rows, columns = (_windows(*size) for size in sizes)
+        logits = inputs.new_zeros(len(inputs), self.out_channels, height, width)
+        counts = inputs.new_zeros(height, width)
+        for window in itertools.product(rows, columns):
+            crop = inputs[(..., *window)]
+            batch_img_metas[0]['img_shape'] = crop.shape[2:]
+            logits[(..., *window)] += self.encode_decode(crop, batch_img_metas)
+            counts[window] += 1
+        return logits.div_(counts)
 
     def postprocess_result(self, seg_logits: Tensor, data_samples: list | None = None) -> list:
         """Turn logits of shape (N, classes, H, W) into data samples, as mmseg does."""
@@ -135,3 +160,9 @@ class InferenceEncoderDecoder(EncoderDecoder):
             sample.seg_logits = PixelData(data=logits)
             sample.pred_sem_seg = PixelData(data=logits.argmax(0, keepdim=True))
         return data_samples
+
+
+def _windows(size: int, crop: int, stride: int) -> list[slice]:
+    """The windows along one axis: the last ends with the image, all are of one size if it fits."""
+    stops = [min(start + crop, size) for start in range(0, max(size - crop, 0) + stride, stride)]
+    return [slice(max(stop - crop, 0), stop) for stop in stops]

@@ -15,7 +15,7 @@ from mmdet.registry import MODELS as DETECTION
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules as register_detection
 from mmengine.config import Config
-from mmseg.models import SegTTAModel
+from mmseg.models import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS as SEGMENTATION
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules as register_segmentation
@@ -447,9 +447,15 @@ def test_two_classes_in_one_channel():
     assert_same_segmentation(model, images, samples, tolerance=1e-4)  # of a sigmoid's slope
 
 
-def test_sliding_windows():
+@pytest.mark.parametrize('size', [(80, 110), (64, 104), (50, 145)], ids=str)
+def test_sliding_windows(size):
     model = segmentor(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(40, 40)))
-    assert_same_segmentation(model, torch.randn(2, 3, 80, 110), segmentation_samples(2, (80, 110)))
+    images = torch.randn(2, 3, *size)
+    fast = assert_same_segmentation(model, images, segmentation_samples(2, size))
+    metas = [dict(img_shape=size)] * 2
+    with torch.no_grad():
+        theirs = EncoderDecoder.slide_inference(fast, images, metas)
+        assert fast.slide_inference(images, metas).equal(theirs)
 
 
 @pytest.mark.parametrize(
