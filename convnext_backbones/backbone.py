@@ -6,7 +6,6 @@ to bottom: block, trunk (stem, downsampling, stages), backbone, classifier.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 
@@ -17,13 +16,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .layers import DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
-from .variants import resolve_variant
+from .variants import MAX_DIM, resolve_variant
 
 NORM_EPS = 1e-6
 INIT_STD = 0.02
 STEM_STRIDE = 4
 DOWNSAMPLE_STRIDE = 2
 MLP_RATIO = 4
+# Layer scale is kept in fp32.
+LARGEST = torch.finfo(torch.float32).max
+# Which inputs autocast converts; others it leaves as they are.
+AUTOCAST_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Block(nn.Module):
@@ -110,9 +113,11 @@ class _Trunk(BaseModule):
         memory_efficient: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        _check_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
-        _check_integer('in_chans', in_chans, minimum=1)
+        _check_integer('in_chans', in_chans, minimum=1, maximum=MAX_DIM)
         _check_real('drop_path_rate', drop_path_rate)
+        drop_path_rate = float(drop_path_rate)  # a fraction neither multiplies tensors nor prints
         if not 0 <= drop_path_rate < 1:
             raise ValueError(
                 f'expected drop_path_rate in [0, 1), got {drop_path_rate}; the paper uses 0.3 to '
@@ -160,6 +165,16 @@ class _Trunk(BaseModule):
         self.apply(_init_weights)
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f'expected a tensor of shape (N, {self.in_chans}, H, W), got {type(x).__name__}'
+            )
+        dtype = self.downsample_layers[0][0].weight.dtype
+        if x.dtype != dtype and not (x.dtype in AUTOCAST_TYPES and _autocasts(x)):
+            raise TypeError(
+                f'expected an input of {dtype}, the type of the parameters, got {x.dtype}; convert '
+                f'it with x.to({dtype})'
+            )
         if x.dim() != 4:
             raise ValueError(
                 f'expected an input of shape (N, {self.in_chans}, H, W), got {x.dim()} dimensions: '
@@ -231,7 +246,7 @@ class ConvNeXt(_Trunk):
         out_strides: Stride of each returned map, in pixels of the input.
 
     Raises:
-        TypeError: An argument is of the wrong type.
+        TypeError: An argument or an input is of the wrong type.
         ValueError: An argument is out of its range, or an input does not fit: wrong rank, wrong
             number of channels, or smaller than the last stride (32 for four stages).
     """
@@ -357,7 +372,7 @@ class ConvNeXtClassifier(_Trunk):
         init_cfg: mmengine's initialisation config.
 
     Raises:
-        TypeError: An argument is of the wrong type.
+        TypeError: An argument or an input is of the wrong type.
         ValueError: An argument is out of its range, or an input does not fit.
     """
 
@@ -433,6 +448,10 @@ def _keep_input_only(half: Callable[..., Tensor], x: Tensor, **options: bool) ->
     return checkpoint(half, x, use_reentrant=False, preserve_rng_state=False, **options)
 
 
+def _autocasts(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def _init_weights(module: nn.Module) -> None:
     """The authors' initialisation: normal of std 0.02, truncated at +-2; biases zero."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -456,8 +475,17 @@ def _check_real(name: str, value: float) -> None:
         raise TypeError(
             f'expected {name} to be a number, got {value!r} of type {type(value).__name__}'
         )
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:  # nor is NaN
         raise ValueError(f'expected {name} to be a finite number, got {value}')
+
+
+def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    if init_cfg is not None and not all(isinstance(cfg, dict) and 'type' in cfg for cfg in cfgs):
+        raise TypeError(
+            'expected init_cfg to be None, a dict with a type or a list of such dicts, got '
+            f'{init_cfg!r}'
+        )
 
 
 def _check_flag(name: str, value: bool) -> None:

@@ -196,6 +196,24 @@ def _check_zip(path: str, size: int) -> None:
         )
 
 
+def check_sums(path: str | os.PathLike) -> None:
+    """Compare a file that torch wrote with the checksums in it; reading does not.
+
+    Raises:
+        ValueError: A part of the file is not what was written.
+    """
+    path = os.fspath(path)
+    if check_container(path) != 'zip':
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # what a damaged archive makes zipfile raise is open-ended
+        raise ValueError(_unreadable(path, _first_line(error))) from error
+    if damaged is not None:
+        raise ValueError(_unreadable(path, f'the checksum of {damaged!r} in it is wrong'))
+
+
 def _read_safetensors(path: str, map_location: str | torch.device | None):
     with _safetensors(path).safe_open(
         path, framework='pt', device=str(map_location or 'cpu')
@@ -234,7 +252,7 @@ def named_tensors(checkpoint, source: str | os.PathLike, ema: bool = False) -> d
     tensors = {
         key.replace(COMPILED, ''): tensor
         for key, tensor in _unpacked(checkpoint).items()
-        if isinstance(key, str) and isinstance(tensor, Tensor)
+        if isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_nested
     }
     if not tensors:
         raise ValueError(
@@ -244,13 +262,16 @@ def named_tensors(checkpoint, source: str | os.PathLike, ema: bool = False) -> d
 
 
 def _unpacked(checkpoint) -> Mapping:
-    """The innermost container; empty if it is none."""
-    if not isinstance(checkpoint, Mapping):
-        return {}
-    for name in CONTAINERS:
-        if isinstance(checkpoint.get(name), Mapping):
-            return _unpacked(checkpoint[name])
-    return checkpoint
+    """The innermost container; empty if there is none, as where a forged one holds itself."""
+    seen = set()
+    while isinstance(checkpoint, Mapping) and id(checkpoint) not in seen:
+        seen.add(id(checkpoint))
+        inside = (checkpoint.get(name) for name in CONTAINERS)
+        container = next((entry for entry in inside if isinstance(entry, Mapping)), None)
+        if container is None:
+            return checkpoint
+        checkpoint = container
+    return {}
 
 
 def write_safetensors(

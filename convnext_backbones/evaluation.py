@@ -311,9 +311,15 @@ def _segmentation_record(sample: dict) -> dict:
     """The label map, as the bytes of a PNG image."""
     labels = sample['pred_sem_seg']['data']
     labels = labels.reshape(labels.shape[-2:]).cpu().numpy()  # (1, H, W) or (H, W) -> (H, W)
+    image = torch.from_numpy(encode_label_map(labels))
+    return dict(name=_image_name(sample['img_path']), labels=image)
+
+
+def encode_label_map(labels: np.ndarray) -> np.ndarray:
+    """The bytes of a PNG image of labels, (H, W); of 16 bits if 8 do not hold them."""
     depth = np.uint8 if labels.max() < 256 else np.uint16
     _, image = cv2.imencode('.png', labels.astype(depth))
-    return dict(name=_image_name(sample['img_path']), labels=torch.from_numpy(image))
+    return image
 
 
 def _image_name(path: str) -> str:
@@ -370,12 +376,27 @@ def read_predictions(path: str) -> dict:
     """
     predictions = read_checkpoint(path)
     _check_sums(path)
-    if not isinstance(predictions, dict) or predictions.get('format') != DUMP_FORMAT:
+    if not _are_predictions(predictions):
         raise ValueError(
             f'expected predictions that tools/test.py kept with --dump, got a file of another '
             f'kind or version: {path!r}'
         )
     return predictions
+
+
+def _are_predictions(content: Any) -> bool:
+    """Whether a file holds what DumpPredictions writes, as far as the images are named."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get('format'), str)
+        and content['format'] == DUMP_FORMAT
+        and isinstance(content.get('classes'), tuple)
+        and isinstance(content.get('images'), list)
+        and all(
+            isinstance(image, dict) and isinstance(image.get('name'), (str, int))
+            for image in content['images']
+        )
+    )
 
 
 def _check_sums(path: str) -> None:

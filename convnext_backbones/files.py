@@ -3,11 +3,63 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.utils import mkdir_or_exist
+
+TEMPORARY = '.tmp'  # ends the name of a file while it is written
+
+
+class WriteError(OSError):
+    """A file could not be written as a whole; what was there under its name still is."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole, by way of a temporary one beside it."""
-    temporary = path.with_name(f'{path.name}.tmp')
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    """Replace a file as a whole, by way of a temporary one beside it.
+
+    Raises:
+        WriteError: It cannot be written, for want of space or of permission.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with temporary.open('wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that goes down may keep the name and lose this
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise WriteError(error.errno, error.strerror, str(path)) from error
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's access to local files, by which it writes checkpoints, all or nothing."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write ``obj`` to ``filepath``, whose folder is made if it is not there."""
+        mkdir_or_exist(os.path.dirname(filepath))
+        write_atomically(Path(filepath), obj)
+
+
+def write_checkpoints_atomically() -> None:
+    """Make mmengine write checkpoints through this module, in this process from here on."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a process that was killed had begun to write in ``folder``."""
+    for path in Path(folder).glob(f'*{TEMPORARY}'):
+        path.unlink(missing_ok=True)
+
+
+def leaves_root(path: str, root: str) -> bool:
+    """Whether ``path``, as it would be opened, is outside the folder ``root``.
+
+    For names in files that others wrote: ``..`` and absolute paths lead anywhere. Links are taken
+    for what they are called, as whole data sets often are links to another disk.
+    """
+    root = os.path.abspath(root)
+    return os.path.commonpath([root, os.path.abspath(path)]) != root

@@ -143,7 +143,7 @@ class InferenceConvNeXt(ConvNeXt):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of ``x``, as :meth:`ConvNeXt.forward` does."""
         self._check_input(x)
-        if not has_fast_form(self, x):
+        if not has_fast_form(self, x) or not len(x):  # an empty batch has no bands
             return super().forward(x)
         x = x.to(self.compute_dtype).contiguous(memory_format=torch.channels_last)
         maps = []

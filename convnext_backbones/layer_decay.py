@@ -110,14 +110,14 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
         cfg = self.paramwise_cfg
-        unknown = sorted(set(cfg) - set(OPTIONS))
+        unknown = sorted(map(str, set(cfg) - set(OPTIONS)))
         if unknown:
             raise ValueError(
                 f'expected paramwise_cfg to hold {", ".join(OPTIONS)} only, got '
                 f'{", ".join(unknown)}; num_layers is derived from the backbone'
             )
         rate = cfg.get('decay_rate')
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1:
+        if not _is_number(rate) or not 0 < rate <= 1:
             raise ValueError(f'expected paramwise_cfg.decay_rate in (0, 1], got {rate!r}')
         if cfg.get('decay_type', DECAY_TYPES[0]) not in DECAY_TYPES:
             raise ValueError(
@@ -125,15 +125,19 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f'{cfg["decay_type"]!r}'
             )
         for key, multipliers in cfg.get('custom_keys', {}).items():
-            unknown = sorted(set(multipliers) - set(MULTIPLIERS))
-            if unknown:
+            if not isinstance(multipliers, dict) or not all(
+                name in MULTIPLIERS and _is_number(value) for name, value in multipliers.items()
+            ):
                 raise ValueError(
-                    f'expected custom_keys[{key!r}] to hold {" and ".join(MULTIPLIERS)} only, got '
-                    f'{", ".join(unknown)}'
+                    f'expected custom_keys[{key!r}] to hold numbers as {" and ".join(MULTIPLIERS)} '
+                    f'only, got {multipliers!r}'
                 )
         for name in ('lr', 'weight_decay'):
-            if self.optimizer_cfg.get(name) is None:
-                raise ValueError(f'expected optimizer.{name} to be set for layer-wise decay')
+            if not _is_number(value := self.optimizer_cfg.get(name)):
+                raise ValueError(
+                    f'expected optimizer.{name} to be set to a number for layer-wise decay, got '
+                    f'{value!r}'
+                )
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Append the parameter groups of ``module``, a detector or segmentor, to ``params``."""
@@ -192,6 +196,10 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f'{", ".join(sorted(unmatched))}, which match none'
             )
         return groups
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _table(groups: dict[str, Group]) -> str:

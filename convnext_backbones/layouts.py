@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from .variants import VARIANTS
@@ -231,7 +232,9 @@ def our_dims(name: str) -> int | None:
 def in_our_shape(name: str, tensor: Tensor) -> Tensor:
     """``tensor`` without the trailing axes of length one that ours does not have."""
     dims = our_dims(name)
-    while dims is not None and tensor.dim() > dims and tensor.shape[-1] == 1:
+    if dims is None or tensor.layout != torch.strided:
+        return tensor
+    while tensor.dim() > dims and tensor.shape[-1] == 1:
         tensor = tensor.squeeze(-1)
     return tensor
 

@@ -36,6 +36,9 @@ VARIANTS: dict[str, Variant] = {
     'xlarge': Variant((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
 
+# Far beyond any network in use: more is a mistake, and would fill the memory.
+MAX_STAGES, MAX_DEPTH, MAX_DIM = 16, 1_000, 20_000
+
 # What the authors' class builds when it is given no sizes.
 DEFAULT_VARIANT = 'tiny'
 
@@ -55,7 +58,7 @@ def resolve_variant(
     Raises:
         TypeError: ``arch`` is neither a name nor a dict, or the sizes are not sequences of ints.
         ValueError: The name is unknown, both ways are mixed, keys are missing or unknown, sizes
-            are below one, or ``depths`` and ``dims`` differ in length.
+            are below one or absurdly large, or ``depths`` and ``dims`` differ in length.
     """
     if arch is not None and (depths is not None or dims is not None):
         raise ValueError(
@@ -79,8 +82,8 @@ def resolve_variant(
         )
     default = VARIANTS[DEFAULT_VARIANT]
     variant = Variant(
-        depths=_sizes('depths', default.depths if depths is None else depths),
-        dims=_sizes('dims', default.dims if dims is None else dims),
+        depths=_sizes('depths', default.depths if depths is None else depths, MAX_DEPTH),
+        dims=_sizes('dims', default.dims if dims is None else dims, MAX_DIM),
     )
     if len(variant.depths) != len(variant.dims):
         raise ValueError(
@@ -99,13 +102,15 @@ def _named_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def _sizes(name: str, values: Sequence[int]) -> tuple[int, ...]:
+def _sizes(name: str, values: Sequence[int], maximum: int) -> tuple[int, ...]:
     """A non-empty tuple of positive ints; numpy integers become plain ones."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(
             f'expected {name} to be a list or tuple of integers, one per stage, got {values!r} '
             f'of type {type(values).__name__}'
         )
+    if len(values) > MAX_STAGES:
+        raise ValueError(f'expected {name} of at most {MAX_STAGES} stages, got {len(values)}')
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f'expected {name} to hold integers only, got {value!r} in {values!r}')
@@ -113,4 +118,6 @@ def _sizes(name: str, values: Sequence[int]) -> tuple[int, ...]:
         raise ValueError(
             f'expected {name} to hold at least one integer and none below 1, got {values!r}'
         )
+    if max(values) > maximum:
+        raise ValueError(f'expected {name} of at most {maximum}, got {values!r}')
     return tuple(int(value) for value in values)

@@ -355,12 +355,12 @@ def match_weights(
         if tensor.shape != tensors[key].shape:
             report.reshaped.append(name)
         if name == root + STEM and _differs_in_channels(tensor, place):
-            tensor = adapt_stem(tensor, place.shape[1])
+            tensor = adapt_stem(tensor.to(place.dtype), place.shape[1])
             report.adapted.append(name)
         if not _alike(tensor, place):
             report.mismatched.append(name)
             continue
-        if tensor.dtype != place.dtype:
+        if tensors[key].dtype != place.dtype:
             report.converted.append(name)
         if not tensor.to(place.dtype).isfinite().all():
             report.not_finite.append(name)
@@ -474,6 +474,8 @@ def _differs_in_channels(weight: Tensor, place: Tensor) -> bool:
     return (
         weight.shape[1:2] == (3,)
         and place.shape[1] != 3
+        and weight.layout == torch.strided
+        and weight.is_floating_point()
         and weight[:, :1].shape == place[:, :1].shape
     )
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -658,14 +659,19 @@ SIZES = dict(depths=[1, 1], dims=[4, 8])
         (dict(depths=[1, True], dims=[4, 8]), TypeError, 'depths to hold integers only, got True'),
         (dict(depths=[1, 0], dims=[4, 8]), ValueError, r'none below 1, got \[1, 0\]'),
         (dict(depths=[], dims=[]), ValueError, r'depths to hold at least one integer.*got \[\]'),
-        (dict(in_chans=0), ValueError, 'in_chans to be an integer of at least 1, got 0'),
+        (dict(depths=[1] * 17), ValueError, 'depths of at most 16 stages, got 17'),
+        (dict(depths=[1, 1001], dims=[4, 8]), ValueError, r'of at most 1000, got \[1, 1001\]'),
+        (dict(depths=[1, 1], dims=[4, 10**12]), ValueError, r'dims of at most 20000, got \[4, 1'),
+        (dict(in_chans=0), ValueError, 'in_chans to be an integer from 1 to 20000, got 0'),
         (dict(in_chans=3.0), TypeError, 'in_chans to be an integer.*got 3.0 of type float'),
         (dict(drop_path_rate=1.0), ValueError, r'drop_path_rate in \[0, 1\), got 1.0; the paper'),
         (dict(drop_path_rate=-0.1), ValueError, r'drop_path_rate in \[0, 1\), got -0.1'),
         (dict(drop_path_rate=float('nan')), ValueError, 'drop_path_rate to be a finite number'),
+        (dict(drop_path_rate=10**400), ValueError, 'drop_path_rate to be a finite number'),
         (dict(drop_path_rate='0.1'), TypeError, "drop_path_rate to be a number, got '0.1' of type"),
         (dict(layer_scale_init_value=None), TypeError, 'layer_scale_init_value to be a number'),
         (dict(layer_scale_init_value=float('inf')), ValueError, 'finite number, got inf'),
+        (dict(layer_scale_init_value=1e39), ValueError, r'finite number, got 1e\+39'),
         (dict(out_indices=2), ValueError, 'out_indices to be an integer from -2 to 1, got 2'),
         (
             dict(out_indices=(-3, 1)),
@@ -685,6 +691,8 @@ SIZES = dict(depths=[1, 1], dims=[4, 8])
         (dict(with_cp=1), TypeError, 'with_cp to be True or False, got 1 of type int'),
         (dict(channels_last='yes'), TypeError, "channels_last to be True or False, got 'yes'"),
         (dict(pretrained='a.pth'), ValueError, "pretrained=None, got 'a.pth'; .*init_cfg=dict"),
+        (dict(init_cfg='a.pth'), TypeError, "a dict with a type or a list.*got 'a.pth'"),
+        (dict(init_cfg=[dict(std=1)]), TypeError, r"a dict with a type.*got \[\{'std': 1\}\]"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, error, message):
@@ -731,6 +739,28 @@ def test_bad_arguments_of_the_classifier_are_refused(kwargs, error, message):
 def test_bad_inputs_are_refused(miniature, model, shape, message):
     with pytest.raises(ValueError, match=message):
         model(miniature)(torch.randn(shape))
+
+
+@pytest.mark.parametrize('model', [ConvNeXt, ConvNeXtClassifier])
+@pytest.mark.parametrize(
+    ('x', 'message'),
+    [
+        (None, 'expected a tensor of shape .*got NoneType'),
+        (np.zeros((1, 3, 32, 32)), 'expected a tensor of shape .*got ndarray'),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r'input of torch.float32.*got torch.uint8'),
+        (torch.zeros(1, 3, 32, 32).double(), r'got torch.float64; convert it with x.to'),
+    ],
+    ids=['None', 'array', 'bytes', 'double'],
+)
+def test_inputs_of_the_wrong_type_are_refused(miniature, model, x, message):
+    with pytest.raises(TypeError, match=message):
+        model(miniature)(x)
+
+
+def test_a_rate_may_be_a_fraction(miniature):
+    net = ConvNeXt(miniature, drop_path_rate=Fraction(1, 3))
+    assert 'rate=0.3333' in repr(net)
+    assert net(torch.randn(1, 3, 32, 32))[0].isfinite().all()
 
 
 def test_smallest_input_is_the_stride_of_the_last_stage_built(miniature):

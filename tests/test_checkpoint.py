@@ -333,6 +333,13 @@ def test_checkpoints_without_named_tensors(contents, message):
         named_tensors(contents, 'file.pth')
 
 
+def test_a_container_that_holds_itself_holds_no_tensors():
+    forged = {}
+    forged['state_dict'] = forged
+    with pytest.raises(ValueError, match='found none; its entries are state_dict'):
+        named_tensors(forged, 'file.pth')
+
+
 @pytest.mark.parametrize('container', [None, [], {'model': {}}])
 def test_averaged_weights_that_are_none(container):
     with pytest.raises(ValueError, match='found none; its entries are model_ema'):

@@ -375,6 +375,10 @@ def add_a_class(dump: dict) -> None:
     dump['classes'] += ('eleven',)
 
 
+def lose_a_name(dump: dict) -> None:
+    del dump['images'][0]['name']
+
+
 def be_something_else(dump: dict) -> None:
     dump.clear()
 
@@ -387,6 +391,7 @@ def be_something_else(dump: dict) -> None:
         (rename_an_image, 'got 3 in .*: 1 are missing, 1 are of other images'),
         (add_a_class, r'predictions of the \d+ classes of .* test data, got .* others'),
         (be_something_else, 'expected predictions that tools/test.py kept with --dump, got a file'),
+        (lose_a_name, 'expected predictions that tools/test.py kept with --dump, got a file'),
     ],
     ids=lambda value: getattr(value, '__name__', ''),
 )

@@ -159,6 +159,8 @@ def test_other_numbers_of_stages_are_an_error():
         (dict(decay_rate=0.9, norm_decay_mult=0.0), 'got norm_decay_mult'),
         (dict(decay_rate=0.9, custom_keys=dict(hed=dict(lr_mult=2))), 'hed, which match none'),
         (dict(decay_rate=0.9, custom_keys=dict(head=dict(lr=2))), 'lr_mult and decay_mult only'),
+        (dict(decay_rate=0.9, custom_keys=dict(head=2)), 'lr_mult and decay_mult only, got 2'),
+        (dict(decay_rate=0.9, custom_keys=dict(head=dict(lr_mult='2'))), "got {'lr_mult': '2'}"),
     ],
 )
 def test_bad_options_are_refused(paramwise, message):

@@ -28,7 +28,7 @@ from convnext_backbones import (
 from convnext_backbones.download import CACHE_VARIABLE, FOLDERS_VARIABLE, OFFLINE_VARIABLE
 from convnext_backbones.launch import build_runner
 from convnext_backbones.layouts import LAYOUTS, export
-from convnext_backbones.weights import adapt_stem
+from convnext_backbones.weights import STEM, adapt_stem
 
 ROOT = Path(__file__).parents[1]
 
@@ -258,6 +258,17 @@ def test_adapted_stems_repeat_in_turn():
     assert adapt_stem(weight, 1).flatten().tolist() == [3]
 
 
+@pytest.mark.parametrize('dtype', [torch.int64, torch.float8_e4m3fn])
+def test_a_stem_of_another_type_is_adapted_or_refused(dtype, classifier, miniature, save):
+    net = ConvNeXt(miniature, in_chans=1)
+    path = save(classifier | {STEM: classifier[STEM].to(dtype)})
+    if dtype.is_floating_point:
+        assert load_weights(net, path).adapted == [STEM]
+    else:
+        with pytest.raises(ValueError, match='1 of another shape or type.*torch.int64'):
+            load_weights(net, path)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_are_converted(dtype, classifier, backbone, save, warnings):
     state = {name: tensor.to(dtype) for name, tensor in classifier.items()}
@@ -279,6 +290,7 @@ def broken(kind: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         'shape': lambda: state.update({name: torch.ones(2, 2)}),
         'type': lambda: state.update({name: state[name].long()}),
         'sparse': lambda: state.update({name: state[name].to_sparse()}),
+        'nested': lambda: state.update({name: torch.nested.nested_tensor([state[name]])}),
         'meta': lambda: state.update({name: state[name].to('meta')}),
         'nan': lambda: state[name].view(-1)[5:6].fill_(math.nan),
         'inf': lambda: state[name].view(-1)[5:6].fill_(math.inf),
@@ -297,6 +309,7 @@ def broken(kind: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         ('shape', r'1 of another shape .*\(2, 2\) of torch.float32 in the file', 60),
         ('type', r'1 of another shape or type .*torch.int64', 60),
         ('sparse', r'1 of another shape or type', 60),
+        ('nested', r'1 missing', 60),
         ('meta', r'1 of another shape or type', 60),
         ('nan', r'1 with NaN or infinity \(stages.2.1.pwconv1.weight\)', 61),
         ('inf', r'1 with NaN or infinity', 61),

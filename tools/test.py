@@ -26,6 +26,7 @@ from convnext_backbones.launch import (
     load_trained,
     runner_parser,
 )
+from convnext_backbones.numerics import batches_named
 
 
 def draw_to(cfg: Config, folder: str) -> None:
@@ -77,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
             runner.model = optimize_for_inference(runner.model)
         if args.tta and cfg.default_scope == 'mmdet':
             runner.logger.info('Test-time augmentation merges boxes: masks are not evaluated.')
-        metrics = runner.test()
+        with batches_named(runner):
+            metrics = runner.test()
     except (FileNotFoundError, TypeError, ValueError) as error:
         sys.exit(f'test: {error}')
     if is_main_process():

@@ -1,0 +1,135 @@
+"""One line names the classes: in every dataset, in every head, and in what is evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+from miniatures import leave_configs_unformatted, make_data, miniature
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+
+from convnext_backbones.classes import apply_classes, list_datasets, list_heads, read_classes
+from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.launch import build_runner, config_parser, load_config
+
+CONFIGS = Path(__file__).parent.parent / 'configs'
+NAMES = ('cat', 'dog', 'owl')
+
+
+def load(path: Path, *options: str) -> Config:
+    """A config as the tools read it."""
+    flags = ['--cfg-options', *options] if options else []
+    return load_config(config_parser('').parse_args([str(path), *flags]))
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_one_option_reaches_every_dataset_and_every_head(name):
+    path = CONFIGS / f'{name}.py'
+    before = [dataset.to_dict() for dataset in list_datasets(Config.fromfile(path))]
+    cfg = load(path, 'classes=cat,dog,owl')
+    heads = list(list_heads(cfg.model))
+    assert len(heads) == {'mask': 2, 'cascade': 4, 'upernet': 2}[name.split('_')[0]]
+    assert {head.num_classes for head in heads} == {3}
+    datasets = list(list_datasets(cfg))
+    assert [dataset.metainfo.classes for dataset in datasets] == [NAMES] * 3
+    for dataset, old in zip(datasets, before, strict=True):
+        assert dataset.data_prefix == old['data_prefix']
+        if old['type'] == 'ADE20KDataset':  # which refuses classes that are not its own
+            assert dataset.type == 'mmseg.BaseSegDataset' and dataset.reduce_zero_label
+            built = DATASETS.build(dict(dataset, lazy_init=True))
+            assert built.metainfo['classes'] == NAMES and len(built.metainfo['palette']) == 3
+            assert (built.img_suffix, built.seg_map_suffix) == ('.jpg', '.png')
+
+
+def test_a_line_in_a_config_does_the_same(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = ['{CONFIGS}/mask_rcnn_convnext_t.py']\nclasses = ('nucleus',)\n")
+    cfg = load(path)
+    assert {head.num_classes for head in list_heads(cfg.model)} == {1}
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('nucleus',)
+
+
+def test_classes_of_the_dataset_are_chosen_from():
+    cfg = load(CONFIGS / 'upernet_convnext_t.py', 'classes=sky,wall')
+    assert cfg.model.decode_head.num_classes == 2
+    dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, lazy_init=True))
+    assert type(dataset).__name__ == 'ADE20KDataset'
+    assert (dataset.label_map[0], dataset.label_map[1], dataset.label_map[2]) == (1, 255, 0)
+
+
+def test_wrapped_datasets_are_found():
+    cfg = miniature('det', Path(), length=1)
+    inner = cfg.train_dataloader.dataset
+    repeated = dict(type='RepeatDataset', times=2, dataset=inner)
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[repeated, inner])
+    cfg.classes = NAMES
+    apply_classes(cfg)
+    joined = cfg.train_dataloader.dataset
+    assert [d.metainfo.classes for d in list_datasets(cfg)] == [NAMES] * 4
+    assert 'metainfo' not in joined and 'metainfo' not in joined.datasets[0]
+
+
+def test_more_classes_than_colours_get_colours():
+    cfg = load(CONFIGS / 'mask_rcnn_convnext_t.py', f'classes={",".join(map(str, range(90)))}')
+    metainfo = cfg.test_dataloader.dataset.metainfo
+    assert metainfo.classes[:2] == ('0', '1') and len(metainfo.palette) == 90
+
+
+def test_a_palette_of_other_classes_goes():
+    cfg = miniature('seg', Path(), length=1)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('a',), palette=[[1, 2, 3]])
+    cfg.classes = NAMES
+    apply_classes(cfg)
+    assert cfg.train_dataloader.dataset.metainfo == dict(classes=NAMES)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'message'),
+    [
+        ([], 'got none'),
+        (['cat', ''], "got ''"),
+        (['cat', None], 'got None'),
+        ([True], 'got True'),
+        (['cat', 'dog', 'cat'], "'cat' more than once"),
+    ],
+)
+def test_what_is_no_list_of_names_is_an_error(setting, message):
+    with pytest.raises(ValueError, match=message):
+        read_classes(setting)
+
+
+def test_names_come_from_a_file_too(tmp_path):
+    (tmp_path / 'names.txt').write_text('cat\ndog\nowl\n')
+    assert read_classes(str(tmp_path / 'names.txt')) == NAMES
+    assert read_classes('cat') == ('cat',)
+
+
+def test_models_that_cannot_follow_are_errors():
+    cfg = miniature('seg', Path(), length=1)
+    cfg.classes = NAMES
+    loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * 11)
+    cfg.model.decode_head.loss_decode = [loss]
+    with pytest.raises(ValueError, match='each of 3 classes, got 11 in UPerHead'):
+        apply_classes(cfg)
+    cfg.model = ConfigDict(type='Headless', rpn_head=dict(num_classes=1))
+    with pytest.raises(ValueError, match='expected a model with num_classes in its heads'):
+        apply_classes(cfg)
+
+
+def test_a_detector_trains_and_is_evaluated_on_the_classes(tmp_path, monkeypatch):
+    leave_configs_unformatted(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path)
+    cfg = miniature('det', tmp_path / 'work', length=1)
+    data = json.loads(Path('data/sample/coco/annotations/instances_train.json').read_text())
+    wanted = data['annotations'][0]['category_id']
+    (name,) = (c['name'] for c in data['categories'] if c['id'] == wanted)
+    cfg.classes = (name,)
+    cfg.val_evaluator.classwise = True
+    apply_classes(cfg)
+    runner = build_runner(cfg)
+    runner.train()
+    assert runner.model.roi_head.bbox_head.fc_cls.out_features == 2  # and the background
+    assert runner.val_evaluator.dataset_meta['classes'] == (name,)
+    metrics = runner.message_hub.log_scalars
+    assert f'val/coco/{name}_precision' in metrics
