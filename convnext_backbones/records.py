@@ -156,6 +156,8 @@ class RecordsHook(Hook):
         place = dict(split='val', step=runner.iter)
         if _by_epoch(runner):
             place['epoch'] = runner.epoch
+        if self.table.rows and place.items() <= self.table.rows[-1].items():
+            return  # a resumed training repeats the validation at its start
         scalars = {
             name: float(value) for name, value in (metrics or {}).items() if isinstance(value, Real)
         }

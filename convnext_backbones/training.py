@@ -6,12 +6,13 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import find_latest_checkpoint
 
 from .checkpoint import read_checkpoint
 from .hardware import switch_amp_off
-from .launch import check_file
+from .launch import check_file, join_process_group
+from .resume import decide_together, newest_checkpoint
 from .sharding import SHARDED_STRATEGY
+from .validation_loss import pipelines, transform_name
 
 # AmpOptimWrapper's settings. bf16 has the range of fp32: nothing underflows, so nothing is scaled.
 PRECISIONS = {
@@ -64,6 +65,22 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='scale the learning rate with the number of images per step of the optimizer',
     )
+    parser.add_argument(
+        '--skip-bad-steps',
+        nargs='?',
+        type=int,
+        const=10,
+        default=0,
+        metavar='N',
+        help='leave out steps whose losses or gradients are not finite, at most N in a row '
+        '(default 10); without it training stops at the first',
+    )
+    parser.add_argument(
+        '--skip-bad-images',
+        action='store_true',
+        help='train with another image in place of one that cannot be read, with a warning; '
+        'without it training stops at the first',
+    )
 
 
 def apply_training_flags(cfg: Config, args: argparse.Namespace) -> None:
@@ -83,6 +100,8 @@ def apply_training_flags(cfg: Config, args: argparse.Namespace) -> None:
         scale_learning_rate(cfg)
     if args.strategy == 'fsdp':
         shard(cfg)
+    if args.skip_bad_images:
+        skip_bad_images(cfg)
     if args.resume is not None:
         resume(cfg, args.resume)
 
@@ -163,28 +182,52 @@ def shard(cfg: Config) -> None:
     cfg.strategy = dict(cfg.get('strategy', {}), type=SHARDED_STRATEGY)
 
 
+def skip_bad_images(cfg: Config) -> None:
+    """Let datasets draw another image for training where one cannot be read.
+
+    Raises:
+        ValueError: Images are not loaded by LoadImageFromFile.
+    """
+    loaders = [
+        transform
+        for pipeline in pipelines(cfg.train_dataloader.dataset)
+        for transform in pipeline
+        if transform_name(transform) == 'LoadImageFromFile'
+    ]
+    if not loaders:
+        raise ValueError(
+            'expected LoadImageFromFile in the pipeline of train_dataloader for --skip-bad-images, '
+            'found none'
+        )
+    for loader in loaders:
+        # By its name, which says what was left out; a class of mmcv would do so without a word.
+        loader.update(type='LoadImageFromFile', ignore_empty=True)
+
+
 def resume(cfg: Config, checkpoint: str) -> None:
-    """Continue from ``checkpoint``, or from the newest one of the work dir if it is ``auto``.
+    """Continue from ``checkpoint``, or from the newest whole one of the work dir if it is ``auto``.
 
     The order of the samples follows from the seed. A run whose config names none has drawn one;
     its checkpoint tells which.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The checkpoint cannot be read or would execute code.
+        ValueError: The checkpoint cannot be read or would execute code, or all of the work dir are
+            damaged.
     """
+    path: str | None = checkpoint
     if checkpoint == 'auto':
-        cfg.load_from = None  # the Runner takes the newest checkpoint of the work dir
+        join_process_group(cfg)
+        path = decide_together(lambda: newest_checkpoint(cfg.work_dir))
     else:
         check_file(checkpoint, 'a checkpoint to resume from')
-        cfg.load_from = checkpoint
-    path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
     cfg.resume = path is not None
     if not cfg.resume:  # the run starts like any other, with its warnings
         return
+    cfg.load_from = path
     randomness = cfg.get('randomness', {})
     if randomness.get('seed') is None:
-        cfg.randomness = dict(randomness, seed=read_checkpoint(path)['meta']['seed'])
+        cfg.randomness = dict(randomness, seed=read_checkpoint(path, mmap=True)['meta']['seed'])
     if 'backbone' in cfg.model:
         # The checkpoint holds all weights: those to start from need not be there any more.
         cfg.model.backbone.pop('init_cfg', None)
@@ -197,8 +240,13 @@ class StartMarker(Hook):
     config; what fails afterwards is not.
     """
 
-    passed = False
+    work_dir: str | None = None  # of the training, once it has started
+
+    @property
+    def passed(self) -> bool:
+        """Whether it has."""
+        return self.work_dir is not None
 
     def before_train(self, runner) -> None:
         """Called when the model, its weights, the optimizer and the data are ready."""
-        self.passed = True
+        self.work_dir = runner.work_dir

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What slurm_train.sh and slurm_test.sh share: one task of a tool per GPU, on as many nodes as needed.
 #   tools/srun.sh PARTITION JOB_NAME TOOL.py [arguments of the tool]
+# A task that dies ends the others (--kill-on-bad-exit), and srun names it: task N is rank N.
 set -eu
 PARTITION=$1; JOB_NAME=$2; TOOL=$3; shift 3
 GPUS=${GPUS:-8}

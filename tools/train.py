@@ -9,18 +9,49 @@ the usual names, and ``--checkpointing`` saves activations on top.
 
 from __future__ import annotations
 
+import argparse
 import sys
 
+from convnext_backbones.images import UnreadableFileError
+from convnext_backbones.interruption import InterruptionHook, explain_write_error
 from convnext_backbones.launch import (
     backbone_starts_from_scratch,
     build_runner,
+    config_errors,
     leave_process_group,
     load_config,
     runner_parser,
 )
+from convnext_backbones.numerics import FiniteNumbersHook, NotFiniteError, batches_named
+from convnext_backbones.preflight import refuse_faults
 from convnext_backbones.records import keep_records
-from convnext_backbones.resume import ResumableRandomnessHook
+from convnext_backbones.resume import PositionHook, ResumableRandomnessHook, make_resumable
 from convnext_backbones.training import StartMarker, add_training_flags, apply_training_flags
+
+
+def train(args: argparse.Namespace, start: StartMarker) -> None:
+    """Train as the command line says; ``start`` notes when that begins."""
+    cfg = load_config(args)
+    apply_training_flags(cfg, args)
+    doubts = [] if args.no_check else refuse_faults(cfg)
+    make_resumable(cfg)
+    keep_records(cfg, args.val_loss)
+    runner = build_runner(cfg)
+    interruption = InterruptionHook()
+    for hook in (
+        *(interruption, PositionHook(), ResumableRandomnessHook()),
+        *(FiniteNumbersHook(args.skip_bad_steps), start),
+    ):
+        runner.register_hook(hook)
+    if backbone_starts_from_scratch(cfg):
+        runner.logger.warning(
+            'The backbone starts from random weights: the config names no init_cfg, no '
+            'pretrained and no load_from.'
+        )
+    for doubt in doubts:
+        runner.logger.warning(str(doubt))
+    with interruption, batches_named(runner):
+        runner.train()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,25 +61,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--val-loss', action='store_true', help='log the loss on the validation data as well'
     )
+    parser.add_argument(
+        '--no-check',
+        action='store_true',
+        help='train without the quick check of config and data; see tools/check.py',
+    )
     args = parser.parse_args(argv)
     start = StartMarker()
     try:
-        cfg = load_config(args)
-        apply_training_flags(cfg, args)
-        keep_records(cfg, args.val_loss)
-        runner = build_runner(cfg)
-        runner.register_hook(ResumableRandomnessHook())
-        runner.register_hook(start)
-        if backbone_starts_from_scratch(cfg):
-            runner.logger.warning(
-                'The backbone starts from random weights: the config names no init_cfg, no '
-                'pretrained and no load_from.'
-            )
-        runner.train()
-    except (FileNotFoundError, ValueError) as error:
-        if start.passed:  # not a matter of the command or the config any more
-            raise
+        with config_errors(lambda: start.passed):
+            train(args, start)
+    except NotFiniteError:
+        sys.exit(1)  # the log says why
+    except UnreadableFileError as error:
         sys.exit(f'train: {error}')
+    except (OSError, ValueError) as error:
+        # Once training has started, it is not a matter of the command or the config any more.
+        sentence = explain_write_error(error, start.work_dir) if start.passed else str(error)
+        if sentence is None:
+            raise
+        sys.exit(f'train: {sentence}')
     leave_process_group()
 
 
