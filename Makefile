@@ -1,8 +1,10 @@
 # PYTHON  interpreter that builds the environment
-# VENV    environment to create, or an existing one to complete
+# STACK   whose mmcv, mmengine, mmdet and mmsegmentation: openmmlab, or onedl (the maintained fork)
+# VENV    environment to create, or an existing one to complete; by default one for each stack
 # TORCH   version of torch; by default the tested one, or what VENV already has
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV ?= .venv
+STACK ?= openmmlab
+VENV ?= .venv$(patsubst %,-%,$(filter-out openmmlab,$(STACK)))
 TORCH ?=
 
 BIN := $(VENV)/bin
@@ -13,10 +15,10 @@ BIN := $(VENV)/bin
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | \
 		awk -F '|' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo '  variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH)'
+	@echo '  variables: PYTHON=$(PYTHON) STACK=$(STACK) VENV=$(VENV) TORCH=$(TORCH)'
 
 setup:  ## build the environment (minutes, while mmcv compiles; nothing the second time)
-	@$(PYTHON) tools/setup_env.py --venv '$(VENV)' --torch '$(TORCH)'
+	@$(PYTHON) tools/setup_env.py --stack '$(STACK)' --venv '$(VENV)' --torch '$(TORCH)'
 
 demo: setup  ## train, evaluate and draw a detector and a segmentor on generated sample data
 	@$(BIN)/python tools/demo.py

@@ -16,16 +16,32 @@ ROOT = Path(__file__).parent
 VERSION = re.search(
     r"^__version__ = '(.+)'$", (ROOT / 'convnext_backbones/version.py').read_text(), re.MULTILINE
 )[1]
+# Name, major and minor version, and what a fork's distribution stands in for.
+TESTED = re.compile(r'^([\w.-]+)==(\d+)\.(\d+)\S*(?:  # instead of (\S+))?$', re.MULTILINE)
 
-DET = ['mmdet>=3.2,<4', 'pycocotools']
+
+def bounded(name: str, least: str = '') -> str:
+    """A requirement that ends below the minor version after the highest tested one."""
+    tables = (ROOT / 'convnext_backbones').glob('tested_versions*.txt')
+    lines = [line for table in tables for line in TESTED.findall(table.read_text())]
+    major, minor = max(
+        (int(major), int(minor)) for own, major, minor, replaced in lines if name in (own, replaced)
+    )
+    return f'{name}{least}<{major}.{minor + 1}'
+
+
+# The backbone alone, beside its peers, is also compared and measured with torch 2.14.1.
+CORE = ['torch>=2.0,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors')]
+DET = [bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 # mmsegmentation imports ftfy and regex without declaring them.
-SEG = ['mmsegmentation>=1.2,<2', 'ftfy', 'regex']
+SEG = [bounded('mmsegmentation', '>=1.2,'), bounded('ftfy'), bounded('regex')]
 # What tools/test.py --fast-eval computes COCO's numbers with.
-FAST = ['faster-coco-eval']
+FAST = [bounded('faster-coco-eval')]
 # scikit-learn ships the images that the sample data are made of.
-ALL = [*DET, *SEG, 'scikit-learn']
+ALL = [*DET, *SEG, bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
-DEV = [*ALL, *FAST, 'pytest', 'pytest-xdist', 'ruff', 'transformers', 'mmpretrain', 'rich']
+TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
+DEV = [*ALL, *FAST, *map(bounded, TESTS), bounded('ruff'), bounded('rich')]
 
 
 # compare_training.py needs the tests beside it.
@@ -62,7 +78,7 @@ setup(
     python_requires='>=3.10',
     cmdclass={'build_py': BuildWithRecipes},
     packages=['convnext_backbones'],
-    package_data={'convnext_backbones': ['tested_versions.txt']},
-    install_requires=['torch>=2.0', 'mmengine>=0.10.4,<1', 'safetensors'],
+    package_data={'convnext_backbones': ['tested_versions*.txt']},
+    install_requires=CORE,
     extras_require={'det': DET, 'seg': SEG, 'fast': FAST, 'all': ALL, 'dev': DEV},
 )

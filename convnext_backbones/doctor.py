@@ -27,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_name('tested_versions.txt')
+# OpenMMLab's stack, and its forks, each with a table of what differs.
+OPENMMLAB = 'openmmlab'
+FORKS = {'onedl': TABLE.with_name('tested_versions_onedl.txt')}
 # As declared in setup.py, for where the package itself is not installed.
 PYTHON = '>=3.10'
 # Importing everything takes about six seconds from a warm disk.
@@ -66,6 +69,12 @@ facts['gloo'] = bool(parallel and parallel.is_gloo_available())
 import numpy
 torch.from_numpy(numpy.zeros(1))
 """
+# OpenMMLab's asks pkg_resources, which setuptools 82 removed; OneDL's does not.
+MMENGINE_PROBE = """
+import mmengine.runner
+from mmengine.utils import is_installed
+is_installed('mmengine')
+"""
 OPS_PROBE = """
 import mmcv.ops
 facts['cuda'] = mmcv.ops.get_compiling_cuda_version()
@@ -79,8 +88,8 @@ COMPONENTS = (
         'setuptools',
         'setuptools',
         'setuptools',
-        'mmengine and the build of mmcv import its pkg_resources',
-        'import pkg_resources',
+        'mmcv is built with it',
+        'import setuptools',
     ),
     Component(
         'opencv', 'cv2', 'opencv-python', 'mmengine and mmcv import it', 'import cv2', ('numpy',)
@@ -90,7 +99,7 @@ COMPONENTS = (
         'mmengine',
         'mmengine',
         'the backbone registers in it and the runner is its',
-        'import mmengine.runner',
+        MMENGINE_PROBE,
         BASE,
     ),
     Component(
@@ -164,7 +173,10 @@ class Environment:
         distributions: Version of each installed distribution, by normalised name.
         providers: Distributions that install each module of the stack.
         probes: Outcome by name of component.
-        tested: The table of tested versions, by normalised name, and ``python``.
+        tested: The tested versions of the stack that is installed, by normalised name, and
+            ``python``.
+        names: What that stack calls OpenMMLab's distributions.
+        foreign: The distributions of other stacks.
         accepted: Version ranges that this package declares, and ``python``.
         apt_get: How to call apt-get here, empty if it is not there.
     """
@@ -175,6 +187,8 @@ class Environment:
     providers: Mapping[str, tuple[str, ...]]
     probes: Mapping[str, Probe]
     tested: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()
     accepted: Mapping[str, str] = field(default_factory=dict)
     apt_get: str = ''
 
@@ -182,6 +196,10 @@ class Environment:
         """The installed version of a component, empty if no distribution provides it."""
         providers = self.providers.get(component.module)
         return self.distributions[providers[0]] if providers else ''
+
+    def own(self, distribution: str) -> str:
+        """What the installed stack calls one of OpenMMLab's distributions; others keep theirs."""
+        return self.names.get(distribution, distribution)
 
 
 @dataclass(frozen=True)
@@ -243,6 +261,13 @@ def _examine(component: Component, env: Environment, faulty: Collection[str]) ->
             'files are a mixture of the two.',
             _replace(component, env, providers),
         )
+    if name != 'mmcv ops' and env.foreign.intersection(providers):
+        return Fault(
+            name,
+            f'{providers[0]} {version} is of another stack than most of what is installed, in '
+            f'which the module {component.module} is of {env.own(component.distribution)}.',
+            _replace(component, env, providers),
+        )
     if not providers and probe.error:
         return Fault(
             name, f'{name} is not installed: {component.purpose}.', _install(component, env)
@@ -281,12 +306,13 @@ def _explain(component: Component, env: Environment, error: str) -> Fault:
             + (f': it needs {limits[0]}.' if limits else '.'),
             _replace(refused, env, env.providers.get(refused.module, ())),
         )
-    if name == 'setuptools':
+    if "No module named 'pkg_resources'" in error:
+        setuptools = next(c for c in COMPONENTS if c.name == 'setuptools')
         return Fault(
-            name,
-            f'setuptools {version} has no pkg_resources (82 removed it), which mmengine and the '
-            'build of mmcv import.',
-            _install(component, env),
+            setuptools.name,
+            f'setuptools {env.version(setuptools)} has no pkg_resources (82 removed it), which '
+            f'{name} {version} imports.',
+            _install(setuptools, env),
         )
     if name == 'mmcv ops':
         return _explain_ops(component, env, error)
@@ -372,26 +398,27 @@ def _pip(env: Environment) -> str:
 
 
 def _pinned(distribution: str, env: Environment) -> str:
-    return f'{distribution}=={env.tested[distribution]}'
+    name = env.own(distribution)
+    return f'{name}=={env.tested[name]}'
 
 
 def _install(component: Component, env: Environment, options: str = '') -> str:
     if component.distribution != 'mmcv':
         options = f'{options} ' if options else ''
         return f'{_pip(env)} install {options}{_pinned(component.distribution, env)}'
-    # mmcv imports torch and pkg_resources to build, so that isolation would leave its ops out.
+    # mmcv imports torch to build, so that isolation would leave its ops out.
     # pip's cache may hold the very wheel that is at fault. Without ninja one core compiles alone.
     tools = ' '.join(_pinned(tool, env) for tool in ('setuptools', 'wheel', 'ninja'))
     return (
         f'{_pip(env)} install {tools} && '
         f'MMCV_WITH_OPS=1 {_pip(env)} install --no-build-isolation --no-cache-dir '
-        f'--no-binary mmcv --force-reinstall --no-deps {_pinned("mmcv", env)}'
+        f'--no-binary {env.own("mmcv")} --force-reinstall --no-deps {_pinned("mmcv", env)}'
     )
 
 
 def _replace(component: Component, env: Environment, providers: Collection[str]) -> str:
     """Installs the tested distribution in the place of everything that provides the module."""
-    if set(providers) <= {component.distribution}:
+    if set(providers) <= {env.own(component.distribution)}:
         return _install(component, env)
     return f'{_pip(env)} uninstall -y {" ".join(sorted(providers))} && {_install(component, env)}'
 
@@ -402,6 +429,7 @@ def _replace(component: Component, env: Environment, providers: Collection[str])
 def inspect() -> Environment:
     """Describes the running interpreter."""
     distributions, providers = _installed({component.module for component in COMPONENTS})
+    stack = installed_stack(distributions)
     apt_get = 'apt-get' if shutil.which('apt-get') else ''
     if apt_get and os.geteuid() != 0:
         apt_get = f'sudo {apt_get}'
@@ -411,21 +439,57 @@ def inspect() -> Environment:
         distributions=distributions,
         providers=providers,
         probes=run_probes({component.name: component.probe for component in COMPONENTS}),
-        tested=read_table(TABLE.read_text()),
+        tested=read_table(stack_table(stack)),
+        names=read_stacks()[stack],
+        foreign=foreign_to(stack),
         accepted=_accepted(),
         apt_get=apt_get,
     )
 
 
+def read_stacks() -> dict[str, dict[str, str]]:
+    """What every stack calls OpenMMLab's distributions."""
+    line = re.compile(r'^([\w.-]+)==\S+  # instead of ([\w.-]+)$', re.MULTILINE)
+    forks = {
+        fork: {theirs: own for own, theirs in line.findall(path.read_text())}
+        for fork, path in FORKS.items()
+    }
+    return {OPENMMLAB: {name: name for names in forks.values() for name in names}, **forks}
+
+
+def installed_stack(distributions: Collection[str]) -> str:
+    """The stack that most of the distributions are of; OpenMMLab's where there are none."""
+    stacks = read_stacks()
+    return max(stacks, key=lambda stack: len({*stacks[stack].values()}.intersection(distributions)))
+
+
+def foreign_to(stack: str) -> frozenset[str]:
+    """The distributions of all other stacks."""
+    stacks = read_stacks()
+    every = frozenset(name for names in stacks.values() for name in names.values())
+    return every.difference(stacks[stack].values())
+
+
+def stack_table(stack: str) -> str:
+    """The tested versions of a stack, as pip constraints."""
+    lines = TABLE.read_text().splitlines()
+    if stack != OPENMMLAB:
+        replaced = read_stacks()[stack]
+        lines = [line for line in lines if line.partition('==')[0] not in replaced]
+        lines += FORKS[stack].read_text().splitlines()
+    return '\n'.join([*lines, ''])
+
+
 def read_table(text: str) -> dict[str, str]:
-    """Reads tested_versions.txt: the version by normalised name, and that of Python."""
+    """Reads pip constraints: the version by normalised name, and that of Python."""
     return {
-        _normalise(name): version
-        for name, version in re.findall(r'^(?:# )?([\w.-]+)==(\S+)$', text, re.MULTILINE)
+        normalise(name): version
+        for name, version in re.findall(r'^(?:# )?([\w.-]+)==(\S+)', text, re.MULTILINE)
     }
 
 
-def _normalise(name: str) -> str:
+def normalise(name: str) -> str:
+    """The form of a distribution's name in which pip compares names."""
     return re.sub(r'[-_.]+', '-', name).lower()
 
 
@@ -434,7 +498,7 @@ def _installed(modules: Collection[str]) -> tuple[dict[str, str], dict[str, tupl
     providers: dict[str, tuple[str, ...]] = {}
     for distribution in metadata.distributions():
         # An interrupted uninstall leaves nameless remains.
-        name = _normalise(distribution.metadata['Name'] or '')
+        name = normalise(distribution.metadata['Name'] or '')
         if not name or name in distributions:
             continue
         distributions[name] = distribution.version
@@ -456,7 +520,7 @@ def _accepted() -> dict[str, str]:
     for requirement in requirements or ():
         name, specifier = re.match(r'([\w.-]+)\s*([^;]*)', requirement).groups()
         if specifier:
-            accepted[_normalise(name)] = specifier.strip()
+            accepted[normalise(name)] = specifier.strip()
     return accepted
 
 
@@ -537,7 +601,7 @@ def tabulate(env: Environment, faults: Sequence[Fault]) -> list[Row]:
 
 
 def _component_row(component: Component, env: Environment, faulty: Collection[str]) -> Row:
-    tested, version = env.tested[component.distribution], env.version(component)
+    tested, version = env.tested[env.own(component.distribution)], env.version(component)
     providers, error = env.providers.get(component.module, ()), env.probes[component.name].error
     installed = version or ('-' if error else 'without metadata')
     if providers and providers != (component.distribution,):

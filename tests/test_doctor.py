@@ -37,7 +37,8 @@ HEALTHY = {
     'opencv-python': {'cv2.py': ''},
     'mmengine': {
         'mmengine/__init__.py': '',
-        'mmengine/runner.py': 'import cv2, numpy, pkg_resources, torch',
+        'mmengine/runner.py': 'import cv2, numpy, torch',
+        'mmengine/utils.py': 'def is_installed(name): import pkg_resources',
     },
     'mmcv': {
         'mmcv/__init__.py': 'import cv2, mmengine, numpy',
@@ -250,6 +251,12 @@ FAULTS = {
         r'mmcv and onedl-mmcv both install the module mmcv',
         BUILD_MMCV,
     ),
+    'onedl-mmcv in the place of mmcv': (
+        lambda sim: sim.replace('mmcv', '2.3.6', {}, as_name='onedl-mmcv'),
+        'mmcv',
+        r'onedl-mmcv 2.3.6 is of another stack .* the module mmcv is of mmcv\.$',
+        BUILD_MMCV,
+    ),
     'mmengine and onedl-mmengine': (
         lambda sim: sim.install('onedl-mmengine', '0.10.12', HEALTHY['mmengine']),
         'mmengine',
@@ -367,19 +374,74 @@ def test_the_report_for_people_shows_sentence_and_command(healthy):
     assert run.stdout.endswith(f'One fault:\n\n{sentence}\n    {command}\n')
 
 
-def test_the_forks_alone_are_fine(healthy):
-    for name, fork, version in [
-        ('mmcv', 'onedl-mmcv', '2.3.6'),
-        ('mmengine', 'onedl-mmengine', '0.10.12'),
-        ('mmdet', 'onedl-mmdetection', '3.5.1'),
-        ('mmsegmentation', 'onedl-mmsegmentation', '1.4.2'),
-    ]:
-        healthy.replace(name, version, {}, as_name=fork)
-    report = healthy.report()
+# --- forks of the stack ---------------------------------------------------------------------
+
+ONEDL = doctor.read_table(doctor.stack_table('onedl'))
+
+
+@pytest.fixture
+def onedl(healthy):
+    for name, own in doctor.read_stacks()['onedl'].items():
+        if name in HEALTHY:
+            healthy.replace(name, ONEDL[own], {}, as_name=own)
+    (healthy.site / 'mmengine/utils.py').write_text('def is_installed(name): ...')
+    return healthy
+
+
+def test_a_fork_alone_is_fine(onedl):
+    report = onedl.report()
     assert report['ok']
-    assert {'onedl-mmcv 2.3.6', 'onedl-mmdetection 3.5.1'} <= {
-        row['installed'] for row in report['components']
-    }
+    rows = {row['component']: row for row in report['components']}
+    for name, own in [('mmcv', 'onedl-mmcv'), ('mmdet', 'onedl-mmdetection')]:
+        assert rows[name] == {
+            'component': name,
+            'installed': f'{own} {ONEDL[own]}',
+            'tested': ONEDL[own],
+            'verdict': 'ok',
+        }
+
+
+def test_a_fork_that_does_without_pkg_resources_may(onedl):
+    (onedl.site / 'pkg_resources.py').unlink()
+    assert onedl.report()['ok']
+
+
+FORK_FAULTS = {
+    'mmengine of OpenMMLab': (
+        lambda sim: (
+            sim.uninstall('onedl-mmengine'),
+            sim.install('mmengine', '0.10.7', HEALTHY['mmengine']),
+        ),
+        r'mmengine 0.10.7 is of another stack .* the module mmengine is of onedl-mmengine\.$',
+        f'uninstall -y mmengine && PIP install onedl-mmengine=={ONEDL["onedl-mmengine"]}',
+    ),
+    # What `pip install convnext_backbones` does to it without --no-deps.
+    'mmengine twice': (
+        lambda sim: sim.install('mmengine', '0.10.7', HEALTHY['mmengine']),
+        r'mmengine and onedl-mmengine both',
+        'uninstall -y mmengine onedl-mmengine && '
+        f'PIP install onedl-mmengine=={ONEDL["onedl-mmengine"]}',
+    ),
+    'no mmdet': (
+        lambda sim: sim.uninstall('onedl-mmdetection'),
+        r'mmdet is not installed: ',
+        f'install onedl-mmdetection=={ONEDL["onedl-mmdetection"]}',
+    ),
+    'mmcv without ops': (
+        lambda sim: (sim.site / 'mmcv/ops.py').write_text('import mmcv._ext'),
+        r'onedl-mmcv \S+ was built without its ops',
+        f'--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv=={ONEDL["onedl-mmcv"]}',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', FORK_FAULTS)
+def test_fault_of_a_fork(onedl, case):
+    spoil, sentence, command = FORK_FAULTS[case]
+    spoil(onedl)
+    (fault,) = onedl.report()['faults']
+    assert re.search(sentence, fault['sentence'])
+    assert fault['command'].endswith(command.replace('PIP', f'{onedl.python} -m pip'))
 
 
 @pytest.mark.parametrize('apt_get', [True, False])

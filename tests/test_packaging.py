@@ -8,10 +8,12 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from convnext_backbones import doctor
 
@@ -65,7 +67,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition('/')[0] for name in names}
     assert {top for top in tops if not top.endswith('.dist-info')} == {'convnext_backbones'}
-    assert 'convnext_backbones/tested_versions.txt' in names
+    tables = {f'convnext_backbones/{path.name}' for path in ROOT.glob('convnext_backbones/*.txt')}
+    assert 'convnext_backbones/tested_versions.txt' in tables
+    assert tables <= set(names)
     modules = {f'convnext_backbones/{path.name}' for path in ROOT.glob('convnext_backbones/*.py')}
     recipes = {
         f'convnext_backbones/.mim/{path.relative_to(ROOT)}'
@@ -79,10 +83,22 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert 'convnext_backbones/.mim/tools/dist_train.sh' in names
 
 
-def test_the_metadata(wheel):
+@pytest.fixture
+def metadata(wheel) -> Message:
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith('METADATA'))
-    metadata = Parser().parsestr(archive.read(name).decode())
+    return Parser().parsestr(archive.read(name).decode())
+
+
+def test_every_requirement_ends_after_the_tested_version(metadata):
+    tested = doctor.read_table(doctor.TABLE.read_text())
+    for requirement in map(Requirement, metadata.get_all('Requires-Dist')):
+        version = tested[requirement.name]
+        assert version in requirement.specifier
+        assert f'{int(version.partition(".")[0]) + 1}' not in requirement.specifier
+
+
+def test_the_metadata(metadata):
     requires = metadata.get_all('Requires-Dist')
     assert metadata['Requires-Python'] == doctor.PYTHON
     assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'fast', 'all', 'dev'}

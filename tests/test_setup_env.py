@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools/setup_env.py')
 setup_env = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(setup_env)
+doctor = setup_env.doctor
 
 TABLE = """\
 # comment
@@ -62,9 +63,14 @@ def test_versions_with_a_local_tag(installed, wanted, expected):
     assert setup_env.is_version(installed, wanted) is expected
 
 
-def test_the_real_table_is_complete():
-    tested = setup_env.read_table(setup_env.TABLE.read_text())
-    assert {'python', 'torch', 'mmcv', 'setuptools', 'wheel', 'ninja', 'pytest'} <= set(tested)
+@pytest.mark.parametrize('stack', doctor.read_stacks())
+def test_the_real_tables_are_complete(stack):
+    tested = doctor.read_table(doctor.stack_table(stack))
+    names = doctor.read_stacks()[stack]
+    assert {'mmcv', 'mmdet', 'mmengine', 'mmsegmentation'} <= set(names)
+    tools = {'python', 'torch', 'setuptools', 'wheel', 'ninja', 'pytest'}
+    assert {*tools, *names.values()} <= set(tested)
+    assert not doctor.foreign_to(stack) & set(tested), 'nothing of another stack can come in'
 
 
 # --- the stamp ------------------------------------------------------------------------------
@@ -96,17 +102,21 @@ def test_no_stamp_and_half_a_stamp_do_not_count(stamp):
     assert not setup_env.is_ready(stamp, 'abc', '')
 
 
-@pytest.mark.parametrize('changed', ['tested_versions.txt', 'setup.py', 'interpreter'])
+@pytest.mark.parametrize('changed', ['tested_versions.txt', 'setup.py', 'interpreter', 'stack'])
 def test_what_decides_the_result_is_in_the_fingerprint(tmp_path, monkeypatch, changed):
     (tmp_path / 'setup.py').write_text('1')
     (tmp_path / 'tested_versions.txt').write_text('1')
     monkeypatch.setattr(setup_env, 'ROOT', tmp_path)
-    monkeypatch.setattr(setup_env, 'TABLE', tmp_path / 'tested_versions.txt')
-    before = setup_env.fingerprint('3.11.7')
-    assert setup_env.fingerprint('3.11.7') == before
-    if changed != 'interpreter':
+    monkeypatch.setattr(doctor, 'TABLE', tmp_path / 'tested_versions.txt')
+    before = setup_env.fingerprint('3.11.7', 'openmmlab')
+    assert setup_env.fingerprint('3.11.7', 'openmmlab') == before
+    inputs = {'interpreter': '3.11.7', 'stack': 'openmmlab'}
+    others = {'interpreter': '3.12.1', 'stack': 'onedl'}
+    if changed in inputs:
+        inputs[changed] = others[changed]
+    else:
         (tmp_path / changed).write_text('2')
-    assert setup_env.fingerprint('3.12.1' if changed == 'interpreter' else '3.11.7') != before
+    assert setup_env.fingerprint(**inputs) != before
 
 
 class RecordedSteps:
@@ -144,7 +154,7 @@ class FakeVenv(setup_env.Venv):
         return '3.11.7'
 
     def installed(self, distribution):
-        return self.torch
+        return self.torch if distribution == 'torch' else ''
 
     def pip(self, *arguments):
         pass
@@ -196,6 +206,57 @@ def test_torch_of_an_existing_environment_is_kept(
     assert ('install_torch' in steps.done) is installs
 
 
+# --- the stacks -----------------------------------------------------------------------------
+
+
+def test_what_is_installed_has_the_names_of_the_stack(tmp_path, monkeypatch):
+    venv, commands = FakeVenv(tmp_path), []
+    monkeypatch.setattr(venv, 'pip', lambda *arguments: commands.append(arguments))
+    needs = subprocess.CompletedProcess([], 0, 'mmengine\nmmdet\npytest\n', '')
+    monkeypatch.setattr(venv, 'ask', lambda code: needs)
+    torch = {'version': '2.13.0', 'requires': []}
+    setup_env.install_package(venv, 'openmmlab', torch)
+    setup_env.install_package(venv, 'onedl', torch)
+    package, theirs, package_again, own = commands
+    assert '--no-deps' in package, 'its metadata name distributions of OpenMMLab'
+    assert package == package_again
+    assert theirs[-3:] == ('mmengine', 'mmdet', 'pytest')
+    assert own[-3:] == ('onedl-mmengine', 'onedl-mmdetection', 'pytest')
+
+
+def test_the_needs_are_those_of_the_development(tmp_path):
+    metadata = 'Metadata-Version: 2.1\nName: convnext_backbones\nVersion: 1\n'
+    needs = ['torch>=2.0', 'mmdet<4,>=3.2; extra == "dev"', 'optuna; extra == "others"']
+    info = tmp_path / 'convnext_backbones-1.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(metadata + ''.join(f'Requires-Dist: {n}\n' for n in needs))
+    run = subprocess.run(
+        [sys.executable, '-S', '-c', setup_env.REQUIREMENTS],
+        env={'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ['torch', 'mmdet']
+
+
+@pytest.mark.parametrize(('stack', 'present'), [('openmmlab', 'onedl-mmcv'), ('onedl', 'mmdet')])
+def test_an_environment_with_another_stack_is_left_alone(fake_venv, monkeypatch, stack, present):
+    steps = RecordedSteps(monkeypatch)
+    monkeypatch.setattr(FakeVenv, 'installed', lambda venv, name: '1.0' if name == present else '')
+    with pytest.raises(SystemExit, match=f'{present}, which is not of the stack {stack}'):
+        setup_env.main(['--venv', str(fake_venv), '--stack', stack])
+    assert steps.done == ['create']
+
+
+def test_a_finished_set_up_of_another_stack_does_not_count(fake_venv, monkeypatch):
+    steps = RecordedSteps(monkeypatch)
+    setup_env.main(['--venv', str(fake_venv)])
+    steps.done.clear()
+    setup_env.main(['--venv', str(fake_venv), '--stack', 'onedl'])
+    assert 'install_package' in steps.done
+
+
 # --- the machine ----------------------------------------------------------------------------
 
 
@@ -221,26 +282,27 @@ def test_a_missing_compiler_is_named_before_anything_is_installed(monkeypatch, t
 
 def test_the_folder_depends_on_everything_a_wheel_depends_on(monkeypatch):
     monkeypatch.setenv('CONVNEXT_BACKBONES_CACHE', '/cache')
-    folder = setup_env.wheel_folder('2.13.0+cpu', '2.1.0', 'cp311')
+    folder = setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.1.0', 'cp311')
     assert folder.parent == Path('/cache/wheels')
     others = [
-        setup_env.wheel_folder('2.13.0+cu130', '2.1.0', 'cp311'),
-        setup_env.wheel_folder('2.13.0+cpu', '2.2.0', 'cp311'),
-        setup_env.wheel_folder('2.13.0+cpu', '2.1.0', 'cp312'),
+        setup_env.wheel_folder('2.13.0+cu130', 'mmcv==2.1.0', 'cp311'),
+        setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.2.0', 'cp311'),
+        setup_env.wheel_folder('2.13.0+cpu', 'onedl-mmcv==2.1.0', 'cp311'),
+        setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.1.0', 'cp312'),
     ]
     monkeypatch.setattr(setup_env.platform, 'machine', lambda: 'riscv')
-    others.append(setup_env.wheel_folder('2.13.0+cpu', '2.1.0', 'cp311'))
-    assert len({folder, *others}) == 5
+    others.append(setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.1.0', 'cp311'))
+    assert len({folder, *others}) == 6
 
 
 def test_the_folder_follows_the_xdg_convention(monkeypatch):
     monkeypatch.delenv('CONVNEXT_BACKBONES_CACHE', raising=False)
     monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
-    folder = setup_env.wheel_folder('2.13.0', '2.1.0', 'cp311')
+    folder = setup_env.wheel_folder('2.13.0', 'mmcv==2.1.0', 'cp311')
     assert folder.is_relative_to('/xdg/convnext_backbones/wheels')
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setenv('HOME', '/home/someone')
-    folder = setup_env.wheel_folder('2.13.0', '2.1.0', 'cp311')
+    folder = setup_env.wheel_folder('2.13.0', 'mmcv==2.1.0', 'cp311')
     assert folder.is_relative_to('/home/someone/.cache/convnext_backbones')
 
 
@@ -259,25 +321,26 @@ class WheelVenv:
         return self.ops_error(mmcv)
 
 
-def build(venv, version, folder, log, content='good'):
+def build(venv, mmcv, folder, log, content='good'):
     venv.builds += 1
-    wheel = folder / f'mmcv-{version}-cp311.whl'
+    wheel = folder / f'{mmcv.replace("==", "-")}-cp311.whl'
     wheel.write_text(content)
     return wheel
 
 
 def test_a_wheel_is_built_once(tmp_path):
     first, second = WheelVenv(), WheelVenv()
-    assert 'compiled' in setup_env.provide_mmcv(first, '2.1.0', tmp_path, build)
-    assert 'from ' in setup_env.provide_mmcv(second, '2.1.0', tmp_path, build)
+    assert 'compiled' in setup_env.provide_mmcv(first, 'mmcv==2.1.0', tmp_path, build)
+    assert 'from ' in setup_env.provide_mmcv(second, 'mmcv==2.1.0', tmp_path, build)
     assert (first.builds, second.builds) == (1, 0)
-    assert setup_env.provide_mmcv(second, '2.1.0', tmp_path / 'x', build) == 'already installed'
+    again = setup_env.provide_mmcv(second, 'mmcv==2.1.0', tmp_path / 'x', build)
+    assert again == 'already installed'
 
 
 def test_a_cached_wheel_that_fails_is_deleted_and_built_again(tmp_path, capsys):
     (tmp_path / 'mmcv-2.1.0-old.whl').write_text('bad')
     venv = WheelVenv()
-    setup_env.provide_mmcv(venv, '2.1.0', tmp_path, build)
+    setup_env.provide_mmcv(venv, 'mmcv==2.1.0', tmp_path, build)
     assert (venv.content, venv.builds) == ('good', 1)
     assert [wheel.read_text() for wheel in tmp_path.glob('*.whl')] == ['good']
     assert 'deleted and built again, it fails: bad is installed' in capsys.readouterr().out
@@ -288,7 +351,7 @@ def test_a_built_wheel_whose_ops_fail_does_not_enter_the_cache(tmp_path):
         return build(*arguments, content='bad')
 
     with pytest.raises(setup_env.SetupError, match='its ops fail: bad is installed'):
-        setup_env.provide_mmcv(WheelVenv(), '2.1.0', tmp_path, build_bad)
+        setup_env.provide_mmcv(WheelVenv(), 'mmcv==2.1.0', tmp_path, build_bad)
     assert [path.name for path in tmp_path.iterdir()] == ['lock']
 
 
@@ -298,7 +361,7 @@ def test_an_interrupted_build_leaves_nothing_in_the_cache(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        setup_env.provide_mmcv(WheelVenv(), '2.1.0', tmp_path, build_half)
+        setup_env.provide_mmcv(WheelVenv(), 'mmcv==2.1.0', tmp_path, build_half)
     assert [path.name for path in tmp_path.iterdir()] == ['lock']
 
 
@@ -312,7 +375,7 @@ def test_two_set_ups_at_once_build_one_wheel(tmp_path):
 
     threads = [
         threading.Thread(
-            target=setup_env.provide_mmcv, args=(venv, '2.1.0', tmp_path, build_slowly)
+            target=setup_env.provide_mmcv, args=(venv, 'mmcv==2.1.0', tmp_path, build_slowly)
         )
         for venv in venvs
     ]
@@ -333,7 +396,7 @@ def test_a_failed_build_shows_the_end_of_its_log(tmp_path):
     program.chmod(0o755)
     log = tmp_path / 'build.log'
     with pytest.raises(setup_env.SetupError, match='does not compile') as failure:
-        setup_env.build_mmcv(venv, '2.1.0', tmp_path, log)
+        setup_env.build_mmcv(venv, 'mmcv==2.1.0', tmp_path, log)
     assert str(log) in str(failure.value)
     assert 'c++ a.cpp' in log.read_text()
     jobs, *options = log.read_text().splitlines()[1].split()

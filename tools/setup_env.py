@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Builds the environment that the demo and the tests run in: ``make setup``.
 
-Creates the virtual environment, or completes an existing one, with the versions of
-convnext_backbones/tested_versions.txt, and compiles mmcv with its ops. A stamp inside the
+Creates the virtual environment, or completes an existing one, with the versions that a stack is
+tested with, OpenMMLab's or a fork's, and compiles mmcv with its ops. A stamp inside the
 environment makes the next call return at once; an interrupted call goes on where it stopped.
 
 The compiled mmcv wheel is kept outside the checkout, in ``$CONVNEXT_BACKBONES_CACHE`` (by default
@@ -31,10 +31,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / 'convnext_backbones' / 'tested_versions.txt'
 STEPS = 6
 STAMP = '.convnext_backbones_setup.json'
 
@@ -62,6 +62,14 @@ for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
     crops = roi_align(torch.ones(1, 2, 8, 8, device=device), boxes.new_tensor([[0, 1, 1, 5, 5]]), 2)
     assert crops.eq(1).all(), f'roi_align on {device} is wrong'
 """
+# What the installed package needs for its development, by the names of OpenMMLab's stack.
+REQUIREMENTS = """
+import re
+from importlib import metadata
+for line in metadata.requires('convnext_backbones'):
+    if 'extra' not in line or re.search('extra == .dev', line):
+        print(re.match(r'[\\w.-]+', line)[0])
+"""
 
 
 class SetupError(Exception):
@@ -71,9 +79,15 @@ class SetupError(Exception):
 # --- what is wanted -------------------------------------------------------------------------
 
 
-def read_table(text: str) -> dict[str, str]:
-    """Reads tested_versions.txt: the version by name, and that of Python."""
-    return dict(re.findall(r'^(?:# )?([\w.-]+)==(\S+)$', text, re.MULTILINE))
+def _load_doctor() -> ModuleType:
+    """The doctor, who reads the tables of versions, from its file: its package needs torch."""
+    spec = importlib.util.spec_from_file_location('doctor', ROOT / 'convnext_backbones/doctor.py')
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+doctor = _load_doctor()
 
 
 def is_version(installed: str, wanted: str) -> bool:
@@ -87,11 +101,11 @@ def constraints(table: str, torch: str, torch_requires: Collection[str] = ()) ->
     Another torch than the tested one requires other versions of its own dependencies, so their
     lines are left out.
     """
-    tested = is_version(torch, read_table(table)['torch'])
-    loose = set() if tested else {_normalise(name) for name in torch_requires}
+    tested = is_version(torch, doctor.read_table(table)['torch'])
+    loose = set() if tested else {doctor.normalise(name) for name in torch_requires}
     lines = []
     for line in table.splitlines():
-        name = _normalise(line.partition('==')[0])
+        name = doctor.normalise(line.partition('==')[0])
         if name == 'torch':
             lines.append(f'torch=={torch}')
         elif name not in loose:
@@ -99,13 +113,10 @@ def constraints(table: str, torch: str, torch_requires: Collection[str] = ()) ->
     return '\n'.join([*lines, ''])
 
 
-def _normalise(name: str) -> str:
-    return re.sub(r'[-_.]+', '-', name).lower()
-
-
-def fingerprint(interpreter: str) -> str:
+def fingerprint(interpreter: str, stack: str) -> str:
     """A hash of everything but TORCH that decides what the set-up does."""
-    inputs = [TABLE.read_text(), (ROOT / 'setup.py').read_text(), interpreter, str(ROOT)]
+    table = doctor.stack_table(stack)
+    inputs = [table, (ROOT / 'setup.py').read_text(), interpreter, str(ROOT)]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
@@ -191,7 +202,7 @@ class Venv:
 
     def ops_error(self, mmcv: str) -> str:
         """Runs the ops of this mmcv in a fresh process; the last line of the error, if any."""
-        run = self.ask(RUN_OPS, mmcv)
+        run = self.ask(RUN_OPS, mmcv.partition('==')[2])
         if run.returncode == 0:
             return ''
         return (run.stderr.strip().splitlines() or [f'exit status {run.returncode}'])[-1]
@@ -226,7 +237,7 @@ def wheel_folder(torch_build: str, mmcv: str, python_tag: str) -> Path:
     """Where wheels of mmcv for this Python, torch (with its local tag) and machine are kept."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     cache = os.environ.get('CONVNEXT_BACKBONES_CACHE') or Path(home) / 'convnext_backbones'
-    key = f'{python_tag}-torch{torch_build}-mmcv{mmcv}-{platform.machine()}'
+    key = f'{python_tag}-torch{torch_build}-{mmcv.replace("==", "")}-{platform.machine()}'
     return Path(cache).expanduser().absolute() / 'wheels' / key
 
 
@@ -269,12 +280,13 @@ def minutes(seconds: float) -> str:
     return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
 
 
-def build_mmcv(venv: Venv, version: str, folder: Path, log: Path) -> Path:
-    """Compiles mmcv into a folder and returns the wheel."""
+def build_mmcv(venv: Venv, mmcv: str, folder: Path, log: Path) -> Path:
+    """Compiles mmcv, given as ``NAME==VERSION``, into a folder and returns the wheel."""
     # pip's own cache of wheels does not know for which torch a wheel was built.
-    options = ['--no-build-isolation', '--no-deps', '--no-cache-dir', '--no-binary', 'mmcv']
+    name = mmcv.partition('==')[0]
+    options = ['--no-build-isolation', '--no-deps', '--no-cache-dir', '--no-binary', name]
     command = [str(venv.python), '-m', 'pip', 'wheel', '-v', *options]
-    command += ['--wheel-dir', str(folder), f'mmcv=={version}']
+    command += ['--wheel-dir', str(folder), mmcv]
     variables = {'MAX_JOBS': str(os.cpu_count() or 1), **venv.variables, 'MMCV_WITH_OPS': '1'}
     print(f'      compiling with MAX_JOBS={variables["MAX_JOBS"]}, log in {log}', flush=True)
     tail: deque[str] = deque(maxlen=30)
@@ -294,28 +306,28 @@ def build_mmcv(venv: Venv, version: str, folder: Path, log: Path) -> Path:
             progress.feed(line)
     if process.returncode:
         raise SetupError(f'mmcv does not compile; full log in {log}, its end:\n\n{"".join(tail)}')
-    return next(folder.glob('mmcv-*.whl'))
+    return next(folder.glob('*.whl'))
 
 
 def provide_mmcv(
     venv: Venv,
-    version: str,
+    mmcv: str,
     folder: Path,
     build: Callable[[Venv, str, Path, Path], Path] = build_mmcv,
 ) -> str:
     """Installs an mmcv whose ops run, and says where it came from."""
-    if not venv.ops_error(version):
+    if not venv.ops_error(mmcv):
         return 'already installed'
     with locked(folder / 'lock'):
-        for wheel in folder.glob('mmcv-*.whl'):
-            error = venv.wheel_error(wheel, version)
+        for wheel in folder.glob('*.whl'):
+            error = venv.wheel_error(wheel, mmcv)
             if not error:
                 return f'from {wheel}'
             print(f'      the cached wheel is deleted and built again, it fails: {error}')
             wheel.unlink()
         with tempfile.TemporaryDirectory(dir=folder, prefix='build-') as temporary:
-            wheel = build(venv, version, Path(temporary), folder / 'build.log')
-            error = venv.wheel_error(wheel, version)
+            wheel = build(venv, mmcv, Path(temporary), folder / 'build.log')
+            error = venv.wheel_error(wheel, mmcv)
             if error:
                 raise SetupError(
                     f'mmcv compiled, but its ops fail: {error} (log in {folder / "build.log"})'
@@ -353,12 +365,22 @@ def create(venv: Venv) -> None:
         subprocess.run([str(venv.python), '-m', 'ensurepip', '--default-pip'], check=True)
 
 
-def install_torch(venv: Venv, wanted: str, table: str) -> None:
+def refuse_other_stacks(venv: Venv, stack: str) -> None:
+    """Raises if the environment has distributions of another stack, whose modules are the same."""
+    for name in sorted(doctor.foreign_to(stack)):
+        if venv.installed(name):
+            raise SetupError(
+                f'{venv.root} has {name}, which is not of the stack {stack}: name its stack with '
+                'STACK=, or another environment with VENV='
+            )
+
+
+def install_torch(venv: Venv, wanted: str, tested: str) -> None:
     """Installs torch unless the environment has it; its dependencies as tested if it is."""
     # On a terminal pip shows the download, which is some hundred megabytes.
     options: list[str | Path] = [] if sys.stdout.isatty() else ['-qq']
-    if is_version(read_table(table)['torch'], wanted):
-        options += ['-c', TABLE]
+    if is_version(tested, wanted):
+        options += ['-c', doctor.TABLE]
     venv.pip('install', *options, f'torch=={wanted}')
 
 
@@ -376,12 +398,18 @@ def torch_facts(venv: Venv) -> dict:
     return facts
 
 
-def install_package(venv: Venv, table: str, torch: dict) -> None:
-    """Installs this package, editable, and all it needs but mmcv."""
+def install_package(venv: Venv, stack: str, torch: dict) -> None:
+    """Installs this package, editable, and all it needs but mmcv, from the stack."""
+    venv.pip('install', '-qq', '--no-build-isolation', '--no-deps', '-e', ROOT)
+    names = doctor.read_stacks()[stack]
+    needs = [names.get(name, name) for name in venv.ask(REQUIREMENTS).stdout.split()]
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / 'constraints.txt'
+        table = doctor.stack_table(stack)
         path.write_text(constraints(table, torch['version'], torch['requires']))
-        venv.pip('install', '-qq', '--no-build-isolation', '-c', path, '-e', f'{ROOT}[dev]')
+        # A fork's distributions are not those that the metadata of this package name.
+        options = ['-qq', '--no-build-isolation', '--no-warn-conflicts', '-c', path]
+        venv.pip('install', *options, *needs)
 
 
 def run_doctor(venv: Venv) -> None:
@@ -391,14 +419,16 @@ def run_doctor(venv: Venv) -> None:
         raise SetupError('the doctor is not content, see above')
 
 
-def set_up(venv: Venv, torch_wanted: str) -> None:
-    """Brings an environment to the tested state, or to that with the wanted torch."""
-    table = TABLE.read_text()
-    tested = read_table(table)
+def set_up(venv: Venv, stack: str, torch_wanted: str) -> None:
+    """Brings an environment to the tested state of a stack, or to that with the wanted torch."""
+    tested = doctor.read_table(doctor.stack_table(stack))
+    name = doctor.read_stacks()[stack]['mmcv']
+    mmcv = f'{name}=={tested[name]}'
     steps = Steps()
 
     steps.heading(f'environment {venv.root}')
     create(venv)
+    refuse_other_stacks(venv, stack)
 
     tools = [f'{name}=={tested[name]}' for name in ('setuptools', 'wheel', 'ninja')]
     steps.heading(', '.join(tools))
@@ -408,16 +438,16 @@ def set_up(venv: Venv, torch_wanted: str) -> None:
     wanted = torch_wanted or present or tested['torch']
     steps.heading(f'torch {wanted}')
     if not (present and is_version(present, wanted)):
-        install_torch(venv, wanted, table)
+        install_torch(venv, wanted, tested['torch'])
     torch = torch_facts(venv)
 
-    steps.heading('convnext_backbones, mmengine, mmdet, mmsegmentation, development tools')
-    install_package(venv, table, torch)
+    steps.heading(f'convnext_backbones, the stack {stack} but mmcv, development tools')
+    install_package(venv, stack, torch)
 
-    steps.heading(f'mmcv {tested["mmcv"]} with its ops, for torch {torch["build"]}')
+    steps.heading(f'{mmcv} with its ops, for torch {torch["build"]}')
     tag = venv.ask('import sys; print("cp%d%d" % sys.version_info[:2])').stdout.strip()
-    folder = wheel_folder(torch['build'], tested['mmcv'], tag)
-    print(f'      {provide_mmcv(venv, tested["mmcv"], folder)}', flush=True)
+    folder = wheel_folder(torch['build'], mmcv, tag)
+    print(f'      {provide_mmcv(venv, mmcv, folder)}', flush=True)
 
     steps.heading('doctor')
     run_doctor(venv)
@@ -425,7 +455,7 @@ def set_up(venv: Venv, torch_wanted: str) -> None:
     stamp = venv.root / STAMP
     draft = stamp.with_suffix('.tmp')
     draft.write_text(
-        json.dumps({'inputs': fingerprint(venv.interpreter()), 'torch': torch['build']})
+        json.dumps({'inputs': fingerprint(venv.interpreter(), stack), 'torch': torch['build']})
     )
     os.replace(draft, stamp)
     print(f'Ready after {steps.elapsed()}.')
@@ -435,21 +465,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', type=Path, default=Path('.venv'), help='environment')
+    parser.add_argument('--stack', choices=doctor.read_stacks(), default=doctor.OPENMMLAB)
     parser.add_argument('--torch', default='', help='version of torch, if not the tested one')
     arguments = parser.parse_args(argv)
-    venv = Venv(arguments.venv.absolute())
+    venv, stack = Venv(arguments.venv.absolute()), arguments.stack
 
     def ready() -> bool:
-        interpreter = venv.interpreter()
-        return is_ready(venv.root / STAMP, fingerprint(interpreter), arguments.torch)
+        inputs = fingerprint(venv.interpreter(), stack)
+        return is_ready(venv.root / STAMP, inputs, arguments.torch)
 
     try:
         if ready():
             return
-        check_host(read_table(TABLE.read_text())['python'])
+        check_host(doctor.read_table(doctor.TABLE.read_text())['python'])
         with locked(venv.root / '.convnext_backbones_setup.lock'):
             if not ready():  # it may have become so while this process waited
-                set_up(venv, arguments.torch)
+                set_up(venv, stack, arguments.torch)
     except SetupError as error:
         sys.exit(f'setup: {error}')
     except subprocess.CalledProcessError as error:
