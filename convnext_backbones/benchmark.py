@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from .doctor import read_stacks
+
 WARM_UPS = 2
 MIN_ROUNDS = 3
 # Between two turns; the threads of OpenMP spin for up to 0.2 s after their work.
@@ -37,8 +39,8 @@ PAUSE = 0.25
 # neither its weights in the caches nor the processor at speed.
 TURN_SECONDS = 0.2
 PACKAGES = (
-    *('timm', 'torchvision', 'transformers', 'mmpretrain', 'mmdet', 'mmsegmentation', 'mmcv'),
-    *('openvino', 'onnxruntime'),
+    *('timm', 'torchvision', 'transformers', 'openvino', 'onnxruntime'),
+    *(name for names in read_stacks().values() for name in names.values()),
 )
 INSTRUCTIONS = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')
 ALLOCATOR_VARIABLES = ('MALLOC_', 'LD_PRELOAD', 'GLIBC_TUNABLES')
