@@ -240,7 +240,8 @@ def named_tensors(checkpoint, source: str | os.PathLike, ema: bool = False) -> d
             f'expected named tensors in {source!r}, got {type(checkpoint).__name__}; save '
             'model.state_dict()'
         )
-    entries = ', '.join(map(str, list(checkpoint)[:5])) or 'none'
+    names = [repr(str(name))[1:-1] for name in list(checkpoint)[:5]]  # they may hold line breaks
+    entries = ', '.join(names) or 'none'
     if ema and 'ema_state_dict' not in checkpoint:
         averaged = [name for name in EMA_CONTAINERS if name in checkpoint]
         if not averaged:

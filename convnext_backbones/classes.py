@@ -7,11 +7,13 @@ What is forgotten raises no error: annotations are dropped, and the evaluation f
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, init_default_scope
 
 # RPN heads tell objects from background, whatever the classes are.
@@ -24,13 +26,15 @@ def apply_classes(cfg: Config) -> None:
     The evaluators take the names from the datasets. An mmseg dataset that is made for other
     classes, such as ADE20KDataset, becomes a BaseSegDataset that finds the same files.
 
+    A model without ``num_classes`` in its heads is a warning: the name may be the config's own.
+
     Args:
         cfg: A config with ``default_scope``; changed in place. ``classes`` are names, or the path
             of a text file with a name a line.
 
     Raises:
-        ValueError: The names are none, or repeat themselves, or are not names; no head has
-            classes, or one weighs them one by one.
+        ValueError: The names are none, or repeat themselves, or are not names; or a head weighs
+            others one by one.
     """
     if cfg.get('classes') is None:
         return
@@ -40,9 +44,11 @@ def apply_classes(cfg: Config) -> None:
         _set_names(dataset, classes)
     heads = list(list_heads(cfg.model))
     if not heads:
-        raise ValueError(
-            'expected a model with num_classes in its heads for the setting classes, found none; '
-            'remove the setting and write the classes where this model wants them'
+        print_log(
+            'The setting classes has reached the datasets only: no head of the model has '
+            'num_classes.',
+            logger='current',
+            level=logging.WARNING,
         )
     for head in heads:
         _set_number(head, len(classes))
@@ -107,8 +113,8 @@ def _set_names(dataset: ConfigDict, classes: tuple[str, ...]) -> None:
         kind = registry.get(dataset.type)
     known = getattr(kind, 'METAINFO', {})
     metainfo = {**dataset.get('metainfo', {}), 'classes': classes}
-    if len(metainfo.get('palette', classes)) != len(classes):
-        del metainfo['palette']  # of other classes
+    if len(metainfo.get('palette') or ()) != len(classes):
+        metainfo.pop('palette', None)  # of other classes
     if _cannot_map(kind, known, classes):
         _generalise(dataset, kind)
     elif 'palette' not in metainfo and 0 < len(known.get('palette', ())) < len(classes):

@@ -177,7 +177,7 @@ def test_the_default_folder(tool, data, monkeypatch, capsys):
         (
             'det',
             ['--cfg-options', 'train_dataloader.dataset.data_prefix.img=none/'],
-            "found nothing at 'data/sample/coco/none/",
+            "cannot read the image 'data/sample/coco/none/",
         ),
         (
             'seg',

@@ -331,9 +331,12 @@ def test_sharded_training_resumes(data, tmp_path):
             'expected no clip_grad with --strategy fsdp',
         ),
         # Found out when the model is built and the first step is not taken yet.
-        (['--cfg-options', 'load_from=none.pth'], "expected a checkpoint file.*'none.pth'"),
         (
-            ['--cfg-options', 'model.backbone.init_cfg.type=PretrainedConvNeXt']
+            ['--no-check', '--cfg-options', 'load_from=none.pth'],
+            "expected a checkpoint file.*'none.pth'",
+        ),
+        (
+            ['--no-check', '--cfg-options', 'model.backbone.init_cfg.type=PretrainedConvNeXt']
             + ['model.backbone.init_cfg.checkpoint=none.pth'],
             ".*'none.pth'",
         ),

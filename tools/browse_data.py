@@ -23,6 +23,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from rich.progress import track
 
+from convnext_backbones.images import name_unreadable_files
 from convnext_backbones.launch import config_parser, load_config
 from convnext_backbones.validation_loss import annotated_dataset, pipelines, transform_name
 
@@ -146,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'expected --number to be at least 1, got {args.number}')
     cfg = load_config(args)
     init_default_scope(cfg.default_scope)
+    name_unreadable_files(cfg.default_scope)
     config = dataset_config(cfg, args.split)
     dataset = build_dataset(config)
     browser = Browser(cfg, config, dataset)
@@ -155,10 +157,7 @@ def run(args: argparse.Namespace) -> None:
     set_random_seed(args.seed)
     chosen = np.random.default_rng(args.seed).permutation(len(dataset))[: args.number]
     for number, index in enumerate(track(chosen, description='drawing')):
-        try:
-            sample = dataset[int(index)]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(_missing(error)) from error
+        sample = dataset[int(index)]
         name = Path(sample['data_samples'].get('img_path', f'sample{index}')).stem
         browser.draw(sample, out / f'{number:03d}_{name}.png')
     print(f'{len(chosen)} of {len(dataset)} samples are in {out}')
