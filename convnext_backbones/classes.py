@@ -33,8 +33,8 @@ def apply_classes(cfg: Config) -> None:
             of a text file with a name a line.
 
     Raises:
-        ValueError: The names are none, or repeat themselves, or are not names; or a head weighs
-            others one by one.
+        ValueError: The names are none, or repeat themselves, or are not names; a head weighs
+            others one by one; or the metainfo of a dataset is no dict.
     """
     if cfg.get('classes') is None:
         return
@@ -81,14 +81,14 @@ def read_classes(setting: str | Sequence[str | int]) -> tuple[str, ...]:
 def list_datasets(cfg: Config) -> Iterator[ConfigDict]:
     """The datasets of the dataloaders of ``cfg``, without the wrappers around them."""
     for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
-        if loader:
-            yield from _unwrapped(loader.dataset)
+        yield from _unwrapped((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
 
 
-def _unwrapped(dataset: ConfigDict) -> Iterator[ConfigDict]:
+def _unwrapped(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
+    if not isinstance(dataset, dict):
+        return  # none is given, or what mmengine will complain about
     inner = [dataset.dataset] if 'dataset' in dataset else dataset.get('datasets')
-    if not inner:
+    if not isinstance(inner, (list, tuple)):
         yield dataset
         return
     for one in inner:
@@ -109,11 +109,17 @@ def list_heads(model) -> Iterator[ConfigDict]:
 
 
 def _set_names(dataset: ConfigDict, classes: tuple[str, ...]) -> None:
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(dataset.type)
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
     known = getattr(kind, 'METAINFO', {})
-    metainfo = {**dataset.get('metainfo', {}), 'classes': classes}
-    if len(metainfo.get('palette') or ()) != len(classes):
+    metainfo = dataset.get('metainfo') or {}
+    if not isinstance(metainfo, dict):
+        raise ValueError(f'expected metainfo of a dataset to be a dict, got {metainfo!r}')
+    metainfo = {**metainfo, 'classes': classes}
+    palette = metainfo.get('palette')
+    if not isinstance(palette, (list, tuple)) or len(palette) != len(classes):
         metainfo.pop('palette', None)  # of other classes
     if _cannot_map(kind, known, classes):
         _generalise(dataset, kind)

@@ -582,4 +582,5 @@ def _describe(tensor: Tensor) -> str:
 
 def _first(names: Iterable[str]) -> str:
     names = [*names]
-    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
+    # They are of the file, and may hold line breaks.
+    return ', '.join(repr(n)[1:-1] for n in names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
