@@ -472,7 +472,7 @@ KILLS = 24
 def test_killed_at_random_moments(task, data, tmp_path):
     cfg = config(task, data)
     if task == 'det':
-        cfg.train_cfg.update(max_epochs=30, val_interval=2)
+        cfg.train_cfg.update(max_epochs=48, val_interval=2)
     else:
         cfg.train_cfg.update(max_iters=120, val_interval=4)
     work_dir, steps = tmp_path / 'killed', tmp_path / 'steps'
