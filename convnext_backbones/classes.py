@@ -81,18 +81,32 @@ def read_classes(setting: str | Sequence[str | int]) -> tuple[str, ...]:
 def list_datasets(cfg: Config) -> Iterator[ConfigDict]:
     """The datasets of the dataloaders of ``cfg``, without the wrappers around them."""
     for split in ('train', 'val', 'test'):
-        yield from _unwrapped((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, dataset in unwrap(loader.get('dataset')):
+            yield dataset
 
 
-def _unwrapped(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
+def unwrap(dataset: ConfigDict | None, place: str = 'dataset') -> Iterator[tuple[str, ConfigDict]]:
+    """The datasets inside of wrappers such as RepeatDataset, or the dataset itself.
+
+    Args:
+        dataset: A config; what is no dict is left to mmengine's complaint.
+        place: The keys that lead to it, joined by dots.
+
+    Yields:
+        The place of a dataset, and its config.
+    """
     if not isinstance(dataset, dict):
-        return  # none is given, or what mmengine will complain about
-    inner = [dataset.dataset] if 'dataset' in dataset else dataset.get('datasets')
-    if not isinstance(inner, (list, tuple)):
-        yield dataset
         return
-    for one in inner:
-        yield from _unwrapped(one)
+    several = dataset.get('datasets')
+    several = several if isinstance(several, (list, tuple)) else ()
+    inner = {f'datasets.{i}': one for i, one in enumerate(several)}
+    if 'dataset' in dataset:
+        inner['dataset'] = dataset.dataset
+    for key, one in inner.items():
+        yield from unwrap(one, f'{place}.{key}')
+    if not inner:
+        yield place, dataset
 
 
 def list_heads(model) -> Iterator[ConfigDict]:

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from .classes import unwrap
 from .files import leaves_root
 from .findings import ERROR, WARNING, Finding, Kind
 from .images import UnreadableFileError, read_image
@@ -113,17 +114,6 @@ def build_sources(cfg: Config, splits: Iterable[str]) -> tuple[list[Source], lis
             else:
                 sources.append(Source(split, place, config, dataset))
     return sources, findings
-
-
-def unwrap(dataset: ConfigDict, place: str) -> Iterator[tuple[str, ConfigDict]]:
-    """The datasets inside of wrappers such as RepeatDataset, or the dataset itself; and where."""
-    inner = {f'datasets.{i}': one for i, one in enumerate(dataset.get('datasets') or ())}
-    if 'dataset' in dataset:
-        inner['dataset'] = dataset.dataset
-    for key, one in inner.items():
-        yield from unwrap(one, f'{place}.{key}')
-    if not inner:
-        yield place, dataset
 
 
 # --- files ------------------------------------------------------------------------------------
