@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +21,11 @@ CONFIGS = {
 SIZE, SCALE = 64, (96, 96)  # of the files, and of the images that the network gets
 TRAIN, VAL = 4, 3  # images
 NUMBERS = itertools.count()
+
+# For tests with several processes.
+gloo_only = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is'
+)
 
 
 def leave_configs_unformatted(monkeypatch) -> None:

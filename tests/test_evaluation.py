@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from miniatures import gloo_only
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
@@ -417,7 +418,7 @@ def test_label_maps_of_another_size_are_refused(segmented, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is')
+@gloo_only
 def test_two_processes_keep_the_predictions_of_one(online, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

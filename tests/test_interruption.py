@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from interrupting import PLAIN, SLOW_DISK, leave_ornament_out
-from miniatures import NUMBERS, miniature
+from miniatures import NUMBERS, gloo_only, miniature
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import save_checkpoint
@@ -43,9 +43,6 @@ sys.path.append(str(TOOLS))
 import train  # noqa: E402
 from make_sample_data import Options, make_sample_data  # noqa: E402
 
-gloo_only = pytest.mark.skipif(
-    torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is'
-)
 EPOCH = 4  # batches
 LENGTHS = {'det': 2, 'seg': 6}  # epochs, iterations
 INTERVALS = {'det': EPOCH, 'seg': 2}  # iterations between checkpoints, each with a validation

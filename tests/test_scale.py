@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import leave_configs_unformatted, miniature
+from miniatures import gloo_only, leave_configs_unformatted, miniature
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -25,9 +25,6 @@ import train  # noqa: E402
 from make_sample_data import Options, make_sample_data  # noqa: E402
 
 SAMPLES = 12
-gloo_only = pytest.mark.skipif(
-    torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is'
-)
 
 
 @pytest.fixture(scope='module', autouse=True)

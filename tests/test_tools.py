@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from miniatures import gloo_only
 from mmengine.config import Config
 
 from convnext_backbones.checkpoint import read_checkpoint
@@ -273,7 +274,7 @@ def run_by_two(trained: Trained, name: str, *args) -> str:
     return outputs[0]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo stands in for NCCL where no GPU is')
+@gloo_only
 @pytest.mark.parametrize('trained', BOTH_TASKS, indirect=True)
 def test_two_processes_train_and_test_over_gloo(trained):
     case = trained.case
