@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import io
 import json
 import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Real
 from pathlib import Path
@@ -167,6 +169,12 @@ def fast_evaluator() -> type:
     class FastCOCOeval(COCOeval_faster):
         def __init__(self, ground_truth, predictions, iou_type: str) -> None:
             super().__init__(ground_truth, predictions, iou_type, print_function=print)
+            # Each pair of image and class is so little work that handing it to a thread costs more.
+            self.rle_iou_max_workers = 1
+
+        def evaluate(self) -> None:
+            with garbage_kept():
+                super().evaluate()
 
         def _summarize(
             self, ap=1, iouThr=None, areaRng='all', maxDets=100, freq_group_idx=None, catIds=None
@@ -180,6 +188,22 @@ def fast_evaluator() -> type:
             return super()._summarize(ap, iouThr, areaRng, maxDets, freq_group_idx, catIds)
 
     return FastCOCOeval
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """No garbage collection within the context.
+
+    Many small objects that all stay make the collector search them again and again: up to a third
+    of the time of an evaluation.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @METRICS.register_module(name='FastCocoMetric')

@@ -1,6 +1,7 @@
 """Metrics, test-time augmentation and kept predictions, mostly with models that run no network."""
 
 import csv
+import gc
 import importlib.util
 import json
 import os
@@ -114,9 +115,26 @@ def test_fast_evaluation_needs_its_own_first_number(compare_evaluators, made, re
     assert np.abs(numbers - reference['bbox'])[0] > 1e-5
 
 
+@pytest.mark.parametrize('enabled', [True, False])
+def test_garbage_is_collected_again_after_an_evaluation(monkeypatch, enabled):
+    collects = [enabled]
+    monkeypatch.setattr(gc, 'isenabled', lambda: collects[-1])
+    monkeypatch.setattr(gc, 'disable', lambda: collects.append(False))
+    monkeypatch.setattr(gc, 'enable', lambda: collects.append(True))
+
+    def fail(self):
+        assert collects[-1] is False
+        raise ZeroDivisionError
+
+    monkeypatch.setattr('faster_coco_eval.COCOeval_faster.evaluate', fail)
+    with pytest.raises(ZeroDivisionError):
+        evaluation.fast_evaluator()(None, None, 'bbox').evaluate()
+    assert collects[-1] is enabled
+
+
 @pytest.mark.slow
 def test_the_comparison_of_a_thousand_images(compare_evaluators, capsys):
-    compare_evaluators.main([])
+    compare_evaluators.main(['--rounds', '1'])
     lines = capsys.readouterr().out.splitlines()
     detections = int(lines[0].split()[4])
     assert lines[0].startswith('1000 images') and abs(detections - 34000) < 1000

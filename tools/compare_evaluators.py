@@ -1,6 +1,7 @@
 """Compare pycocotools with faster-coco-eval on generated detections: numbers and times.
 
-Prints the twelve COCO numbers of boxes and of masks as each computes them, and how long each took.
+Prints the twelve COCO numbers of boxes and of masks as each computes them, and how long each took:
+the medians of several rounds, in which they take turns.
 The detections are what a trained detector leaves: found objects with inexact outlines, doubles,
 confused classes, false alarms and ties between scores, around objects of every size and crowds.
 """
@@ -11,6 +12,7 @@ import argparse
 import contextlib
 import copy
 import io
+import statistics
 import sys
 import time
 
@@ -167,24 +169,32 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--images', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args(argv)
     try:
         fast = fast_evaluator()
+        for name in ('images', 'rounds'):
+            if getattr(args, name) < 1:
+                raise ValueError(f'expected --{name} to be at least 1, got {getattr(args, name)}')
     except ValueError as error:
         sys.exit(f'compare_evaluators: {error}')
     made = DetectionMaker(args.images, args.seed)
     objects, detections = len(made.ground_truth['annotations']), len(made.detections)
     print(f'{args.images} images, {objects} objects, {detections} detections with masks')
     for task in ('bbox', 'segm'):
-        reference, slow_seconds = evaluate(COCOeval, made.ground_truth, made.detections, task)
-        numbers, fast_seconds = evaluate(fast, made.ground_truth, made.detections, task)
+        times = []
+        for _ in range(args.rounds):
+            reference, slow = evaluate(COCOeval, made.ground_truth, made.detections, task)
+            numbers, quick = evaluate(fast, made.ground_truth, made.detections, task)
+            times.append((slow, quick, slow / quick))
+        slow, quick, ratio = map(statistics.median, zip(*times, strict=True))
         print(f'\n{task:<10} pycocotools  faster-coco-eval')
         for name, a, b in zip(NAMES, reference, numbers, strict=True):
             print(f'{name:<10} {a:11.6f}  {b:16.6f}')
         print(f'largest difference: {np.abs(reference - numbers).max():.1e}')
         print(
-            f'time: pycocotools {slow_seconds:.2f} s, faster-coco-eval {fast_seconds:.2f} s, '
-            f'ratio {slow_seconds / fast_seconds:.1f}'
+            f'time: pycocotools {slow:.2f} s, faster-coco-eval {quick:.2f} s, ratio {ratio:.1f} '
+            f'(medians of {args.rounds})'
         )
 
 
