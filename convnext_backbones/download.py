@@ -85,27 +85,51 @@ def find_or_fetch(
             download it.
         ValueError: As in :func:`fetch`.
     """
+    folders = _folders(url, official)
+
+    def find() -> Path:
+        found = find_downloaded(url, official)
+        if found is not None:
+            return found
+        if not may_download():
+            raise FileNotFoundError(
+                f'expected {url_file_name(url)!r} on this machine, because {OFFLINE_VARIABLE} is '
+                f'set; download {url} elsewhere and put it into the folder {str(folders[0])!r}'
+            )
+        return fetch(url, folders[-1], size, sha256, check)
+
+    return on_first_process(find)
+
+
+def find_downloaded(url: str, official: bool = False) -> Path | None:
+    """The file that :func:`find_or_fetch` would find for ``url``; None if it would download it.
+
+    Args:
+        url: With http or https.
+        official: As in :func:`find_or_fetch`.
+
+    Raises:
+        ValueError: The URL is of no use.
+    """
     name = url_file_name(url)
+    places = (folder / name for folder in _folders(url, official))
+    return next((place for place in places if place.is_file()), None)
+
+
+def may_download() -> bool:
+    """Whether the environment lets weights be downloaded."""
+    return os.environ.get(OFFLINE_VARIABLE, '0') in ('', '0')
+
+
+def _folders(url: str, official: bool) -> list[Path]:
+    """Where the file of ``url`` may be; the last is where it is downloaded to."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / 'convnext_backbones')
     cache = cache.expanduser().absolute() / 'weights'
     if not official:
         cache /= hashlib.sha256(url.encode()).hexdigest()[:16]
     own = filter(None, os.environ.get(FOLDERS_VARIABLE, '').split(os.pathsep))
-    folders = [*(Path(folder).expanduser() for folder in own), cache]
-
-    def find() -> Path:
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-        if os.environ.get(OFFLINE_VARIABLE, '0') not in ('', '0'):
-            raise FileNotFoundError(
-                f'expected {name!r} on this machine, because {OFFLINE_VARIABLE} is set; download '
-                f'{url} elsewhere and put it into the folder {str(folders[0])!r}'
-            )
-        return fetch(url, cache, size, sha256, check)
-
-    return on_first_process(find)
+    return [*(Path(folder).expanduser() for folder in own), cache]
 
 
 def fetch(

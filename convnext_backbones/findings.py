@@ -63,7 +63,7 @@ def group(faults: Iterable[tuple[Kind, str]], where: str) -> list[Finding]:
     """
     places = defaultdict(list)
     for kind, place in faults:
-        places[kind].append(place)
+        places[kind].append(repr(place)[1:-1])  # names may hold what cannot be printed
     return [several(kind, where, found) for kind, found in places.items()]
 
 

@@ -47,16 +47,7 @@ def adapt_to_hardware(cfg: Config) -> list[str]:
     if wrapper is not None and wrapper.get('type') == 'AmpOptimWrapper':
         switch_amp_off(wrapper)
         changes.append('mixed precision is off')
-    launcher = cfg.get('launcher', 'none')
-    if launcher not in ('none', 'pytorch'):
-        raise ValueError(
-            f"expected launcher 'none' or 'pytorch' on a machine without a GPU, got {launcher!r}; "
-            'start the processes with tools/dist_train.sh or torchrun'
-        )
-    if launcher == 'pytorch':
-        if not is_initialized():
-            # mmengine's own start calls torch.cuda.set_device whatever the backend.
-            init_process_group('gloo')
+    if join_over_gloo(cfg.get('launcher', 'none')):
         if 'strategy' not in cfg:
             cfg.model_wrapper_cfg = dict(
                 type=CPUDistributedDataParallel.__name__,
@@ -65,6 +56,23 @@ def adapt_to_hardware(cfg: Config) -> list[str]:
             )
         changes.append('processes talk over gloo')
     return changes
+
+
+def join_over_gloo(launcher: str) -> bool:
+    """Join the other processes on machines without a GPU; whether there are any.
+
+    Raises:
+        ValueError: The launcher needs GPUs.
+    """
+    if launcher not in ('none', 'pytorch'):
+        raise ValueError(
+            f"expected launcher 'none' or 'pytorch' on a machine without a GPU, got {launcher!r}; "
+            'start the processes with tools/dist_train.sh or torchrun'
+        )
+    if launcher == 'pytorch' and not is_initialized():
+        # mmengine's own start calls torch.cuda.set_device whatever the backend.
+        init_process_group('gloo')
+    return launcher == 'pytorch'
 
 
 def switch_amp_off(optim_wrapper: ConfigDict) -> None:

@@ -16,7 +16,7 @@ import inspect
 import io
 import logging
 import os
-from unittest.mock import patch
+from threading import Lock
 
 import mmcv
 import numpy as np
@@ -79,13 +79,37 @@ def read_image(
 def _decode(content: bytes, flag: str, backend: str | None) -> np.ndarray:
     if not content:
         raise ValueError('the file is empty')
-    # The limit of this module stands in for Pillow's own.
-    with patch.object(Image, 'MAX_IMAGE_PIXELS', None):
+    with PILLOWS_LIMIT_LIFTED:
         _check_size(content)
         image = mmcv.imfrombytes(content, flag, backend=backend)
         if image is None:  # a format that cv2 does not know, or damage, which Pillow describes
             image = mmcv.imfrombytes(content, flag, backend='pillow')
     return image
+
+
+class _PillowsLimitLifted:
+    """A context in which Pillow reads images of any size: the limit of this module stands in.
+
+    Pillow's limit is the process's, so the first thread that comes lifts it, and the last restores.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.threads, self.limit = Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.threads:
+                self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self.threads += 1
+
+    def __exit__(self, *_) -> None:
+        with self.lock:
+            self.threads -= 1
+            if not self.threads:
+                Image.MAX_IMAGE_PIXELS = self.limit
+
+
+PILLOWS_LIMIT_LIFTED = _PillowsLimitLifted()
 
 
 def _check_size(content: bytes) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
@@ -24,7 +25,7 @@ from .backbone import ConvNeXt
 from .checkpoint import read_checkpoint, read_checkpoints_safely
 from .classes import apply_classes
 from .files import write_checkpoints_atomically
-from .hardware import adapt_to_hardware
+from .hardware import adapt_to_hardware, join_over_gloo
 from .plain_data import SUFFIXES, check_data_formats, read_plain_config, refuse_code_in_data
 from .weights import load_weights, weights_file
 
@@ -217,8 +218,9 @@ def join_process_group(cfg: Config) -> None:
         # Where torchrun starts processes again, its store still has the addresses of the last ones.
         port = int(os.environ['MASTER_PORT']) + attempt
         os.environ.update(TORCHELASTIC_USE_AGENT_STORE='False', MASTER_PORT=str(port))
-    adapt_to_hardware(Config(dict(model={}, launcher=launcher)))  # joins where there is no GPU
-    if launcher != 'none' and not is_distributed():
+    if get_device() == 'cpu':
+        join_over_gloo(launcher)
+    elif launcher != 'none' and not is_distributed():
         init_dist(launcher, **(_entry(cfg, 'env_cfg.dist_cfg') or {}))
 
 

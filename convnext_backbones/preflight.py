@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .checkpoint import read_checkpoint
 from .classes import CLASS_AGNOSTIC
 from .complexity import build_on_meta
-from .download import OFFLINE_VARIABLE, SCHEMES, is_url
+from .download import SCHEMES, find_downloaded, is_url, may_download
 from .findings import ERROR, WARNING, Finding, Kind, errors_first, several, spell
 from .hardware import switch_amp_off
 from .launch import config_errors
@@ -501,18 +501,13 @@ def local_file(source: str) -> Path | None:
         FileNotFoundError: Training would not find it either.
         ValueError: The URL is of no use.
     """
-    if is_url(source) and not source.lower().startswith(SCHEMES):
-        return None  # such as torchvision://resnet50, which mmengine looks up
-    offline = os.environ.get(OFFLINE_VARIABLE)
-    os.environ[OFFLINE_VARIABLE] = '1'
-    try:
+    published = PUBLISHED.get(source)
+    if published is not None:
+        found = find_downloaded(published.url, official=True)
+    elif not is_url(source):
         return weights_file(source)
-    except FileNotFoundError:
-        if offline in (None, '', '0') and (source in PUBLISHED or is_url(source)):
-            return None
-        raise
-    finally:
-        if offline is None:
-            del os.environ[OFFLINE_VARIABLE]
-        else:
-            os.environ[OFFLINE_VARIABLE] = offline
+    elif source.lower().startswith(SCHEMES):
+        found = find_downloaded(source)
+    else:
+        return None  # such as torchvision://resnet50, which mmengine looks up
+    return found if found or may_download() else weights_file(source)

@@ -171,8 +171,11 @@ def check_coco(source: Source, thorough: bool) -> Generator[Finding, None, set[s
 
 
 def _read_lists(path: str) -> dict[str, list[dict]]:
-    with open(path, encoding='utf-8') as file:
-        content = json.load(file)
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except RecursionError:
+        raise ValueError('its lists are nested too deeply') from None
     lists = {}
     for key in ('images', 'annotations', 'categories'):
         # Images to predict on, such as of test-dev, come without annotations.

@@ -130,7 +130,7 @@ class Listing:
         if folder not in self.folders:
             try:
                 self.folders[folder] = {*os.listdir(folder or '.')}
-            except OSError:
+            except (OSError, ValueError):  # the latter of names that no file can have
                 self.folders[folder] = set()
         return name in self.folders[folder]
 
@@ -198,7 +198,8 @@ def in_parallel(
 
     Threads do: images are decoded without Python's lock.
     """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    affinity = getattr(os, 'sched_getaffinity', None)  # Linux only
+    with ThreadPoolExecutor(len(affinity(0)) if affinity else os.cpu_count()) as pool:
         yield from track(
             pool.map(read, items),
             f'opening the images of {split}',

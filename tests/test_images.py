@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from PIL import Image
 
 from convnext_backbones.images import (
     MAX_PIXELS_VARIABLE,
+    PILLOWS_LIMIT_LIFTED,
     UnreadableFileError,
     name_unreadable_files,
     read_image,
@@ -179,6 +181,25 @@ def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path,
         read_image(path)
     monkeypatch.setenv(MAX_PIXELS_VARIABLE, '1000')
     assert read_image(path).shape == (25, 40, 3)
+
+
+def test_threads_lift_the_limit_of_pillow_together(monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 7)
+    first, second, limits = threading.Event(), threading.Event(), []
+
+    def short():
+        with PILLOWS_LIMIT_LIFTED:
+            first.set()
+            second.wait(10)
+
+    thread = threading.Thread(target=short)
+    thread.start()
+    first.wait(10)
+    with PILLOWS_LIMIT_LIFTED:
+        second.set()
+        thread.join()
+        limits.append(Image.MAX_IMAGE_PIXELS)
+    assert [*limits, Image.MAX_IMAGE_PIXELS] == [None, 7]
 
 
 def test_of_a_worker_s_traceback_the_sentence_is_kept():

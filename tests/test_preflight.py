@@ -214,6 +214,9 @@ BROKEN_FILES = {
     'category twice': (again('categories', id=1), ERROR, 'categories with the id', None),
     'more categories': (again('categories', id=3, name='cow'), WARNING, 'are no classes', 'cow'),
     'missing image': (image(file_name='none.jpg'), ERROR, 'not there', 'train/none.jpg'),
+    'name of half a letter': (image(file_name='\ud800/2.jpg'), ERROR, 'not there', r'\ud800'),
+    'name of two lines': (image(file_name='a\n2.jpg'), ERROR, 'not there', r'a\n2.jpg'),
+    'name with a zero': (image(file_name='\0/2.jpg'), ERROR, 'not there', r'\x00/2.jpg'),
     'no width': (image(width=None), ERROR, 'images without an id', 'image 2'),
     'image twice': (again('images', file_name='2.jpg', id=9), WARNING, 'the file of', 'image 9'),
     'other size': (image(width=50), ERROR, 'of another size', '40 x 30, listed as 50 x 30'),
@@ -245,6 +248,11 @@ def test_compressed_rle_is_healthy(coco):
     assert check_files(coco.config()) == []
 
 
+def test_systems_without_affinity(coco, monkeypatch):
+    monkeypatch.delattr(os, 'sched_getaffinity')  # Linux only
+    assert check_files(coco.config()) == []
+
+
 def test_masks_are_not_checked_where_none_is_trained(coco):
     without('segmentation')(coco.train)
     assert check_files(coco.config(pipeline=[dict(type='LoadAnnotations', with_bbox=True)])) == []
@@ -258,7 +266,10 @@ def test_corners_in_place_of_sizes_are_an_error(coco):
     assert 'not two corners' in finding.mend
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"images": [], "annotations": [1]}'])
+@pytest.mark.parametrize(
+    'text',
+    ['{', '[]', '{"images": [], "annotations": [1]}', pytest.param('[' * 10**5, id='deep')],
+)
 def test_what_is_no_annotation_file(coco, text):
     cfg = coco.config()
     (coco.folder / 'train.json').write_text(text)
@@ -561,32 +572,31 @@ def test_a_pipeline_against_its_dataset(maps):
 # --- configs ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def det(coco, tmp_path) -> Config:
-    """A miniature detector on the healthy data."""
-    cfg = miniature('det', tmp_path / 'work', length=1)
-    data = coco.config()
+def on_healthy_data(task: str, data, work_dir: Path, length: int) -> Config:
+    """A miniature detector or segmentor whose datasets are those of ``data``."""
+    cfg = miniature(task, work_dir, length=length)
+    healthy = data.config()
     for split in SPLITS:
-        cfg[f'{split}_dataloader'].dataset = data[f'{split}_dataloader'].dataset
+        cfg[f'{split}_dataloader'].dataset = healthy[f'{split}_dataloader'].dataset
     cfg.pop('test_dataloader')
-    cfg.val_evaluator.ann_file = str(coco.folder / 'val.json')
-    for name in ('bbox_head', 'mask_head'):
-        cfg.model.roi_head[name].num_classes = len(CLASSES)
     cfg.auto_scale_lr.base_batch_size = 2
     return cfg
 
 
 @pytest.fixture
+def det(coco, tmp_path) -> Config:
+    cfg = on_healthy_data('det', coco, tmp_path / 'work', length=1)
+    cfg.val_evaluator.ann_file = str(coco.folder / 'val.json')
+    for name in ('bbox_head', 'mask_head'):
+        cfg.model.roi_head[name].num_classes = len(CLASSES)
+    return cfg
+
+
+@pytest.fixture
 def seg(maps, tmp_path) -> Config:
-    """A miniature segmentor on the healthy data."""
-    cfg = miniature('seg', tmp_path / 'work', length=2)
-    data = maps.config()
-    for split in SPLITS:
-        cfg[f'{split}_dataloader'].dataset = data[f'{split}_dataloader'].dataset
-    cfg.pop('test_dataloader')
+    cfg = on_healthy_data('seg', maps, tmp_path / 'work', length=2)
     for name in ('decode_head', 'auxiliary_head'):
         cfg.model[name].num_classes = len(CLASSES)
-    cfg.auto_scale_lr.base_batch_size = 2
     return cfg
 
 
@@ -757,7 +767,6 @@ def test_weights_to_be_downloaded_are_left_alone(no_weights_here, monkeypatch, t
     url = 'https://example.org/model.pth'
     assert local_file('convnext_tiny_1k_224') is local_file(url) is None
     assert local_file('torchvision://resnet50') is None
-    assert 'CONVNEXT_BACKBONES_OFFLINE' not in os.environ
     assert not (tmp_path / 'cache').exists()
     monkeypatch.setenv('CONVNEXT_BACKBONES_OFFLINE', '1')
     with pytest.raises(FileNotFoundError, match='CONVNEXT_BACKBONES_OFFLINE is set'):
