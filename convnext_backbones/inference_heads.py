@@ -1,8 +1,9 @@
 """What follows the backbone, faster on CPUs: necks and heads of mmdet and mmseg.
 
 :func:`optimize_heads` gives their modules classes that compute the same from the same parameters:
-everything stays in channels_last, batch norm and ReLU are done by the convolutions, and RoIAlign is
-a weighted sum of rows. What only mmseg has is in :mod:`.inference_segmentors`.
+everything stays in channels_last, batch norm and ReLU are done by the convolutions, 3x3 ones with
+half of the multiplications (:mod:`.winograd`), and RoIAlign is a weighted sum of rows. What only
+mmseg has is in :mod:`.inference_segmentors`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .inference import InferenceConvNeXt, has_fast_form
 from .layers import HAS_AVX512, PointwiseLinear
+from .winograd import convolve, is_covered, is_faster
 
 
 def optimize_heads(model: nn.Module) -> None:
@@ -37,6 +39,8 @@ def optimize_heads(model: nn.Module) -> None:
             module.maps_channels_last = True
         elif type(module) is nn.Conv2d and module not in theirs:
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
+            if is_covered(module):
+                module.__class__ = InferenceConv2d
 
 
 def _is_operator(module: nn.Module) -> bool:
@@ -67,6 +71,16 @@ class InferenceLinear(PointwiseLinear):
         return super().forward(rows).reshape(*x.shape[:-1], self.out_features)
 
 
+class InferenceConv2d(nn.Conv2d):
+    """A 3x3 convolution with half of the multiplications."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (N, C_in, H, W) to (N, C_out, H, W)."""
+        if not has_fast_form(self, x) or not is_faster(self.weight, x):
+            return super().forward(x)
+        return convolve(x, self.weight, self.bias)
+
+
 class InferenceConvModule(ConvModule):
     """Convolution, batch norm and ReLU in one operation."""
 
@@ -76,6 +90,8 @@ class InferenceConvModule(ConvModule):
             return super().forward(x, activate, norm)
         weight, bias = folded(self)
         conv = self.conv
+        if is_covered(conv) and is_faster(weight, x):
+            return convolve(x, weight, bias, relu=self.with_activation)
         return torch.ops.mkldnn._convolution_pointwise(
             x.contiguous(memory_format=torch.channels_last),
             weight,

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .inference import has_fast_form
 from .inference_heads import InferenceConvModule, folded
+from .winograd import KERNEL, convolve, is_faster
 
-KERNEL = 3
 # Rows and columns of the fused map that are computed at once. Larger tiles multiply with more
 # zeros of the interpolation matrices, smaller ones compute more coarse rows twice.
 TILE_ROWS = 32
@@ -49,12 +49,11 @@ class InferenceUPerHead(UPerHead):
         levels.append(laterals[-1])
         weight, bias = folded(fusion)
         weights = weight.split([level.shape[1] for level in levels], 1)
-        fused = F.conv2d(
-            levels[0],
-            weights[0].contiguous(memory_format=torch.channels_last),
-            bias,
-            padding=KERNEL // 2,
-        )
+        finest = levels[0], weights[0].contiguous(memory_format=torch.channels_last), bias
+        if is_faster(weights[0], levels[0]):
+            fused = convolve(*finest)
+        else:
+            fused = F.conv2d(*finest, padding=KERNEL // 2)
         for level, weight in zip(levels[1:], weights[1:], strict=True):
             for coarse, fine in zip(level.split(1), fused.split(1), strict=True):
                 add_convolved_upsampling(coarse, weight, fine, self.align_corners)

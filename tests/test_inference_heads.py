@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmcv.ops
 import pytest
@@ -22,9 +23,10 @@ from mmseg.utils import register_all_modules as register_segmentation
 from torch import nn
 from torch.testing import assert_close
 
-from convnext_backbones import inference_heads, inference_segmentors
+from convnext_backbones import inference_heads, inference_segmentors, winograd
 from convnext_backbones.inference import optimize_for_inference
 from convnext_backbones.inference_heads import (
+    InferenceConv2d,
     InferenceConvModule,
     InferenceLinear,
     InferenceRoIAlign,
@@ -77,6 +79,27 @@ def cpu(request, monkeypatch):
     """Linear layers are replaced on CPUs with AVX-512 only."""
     for module in ('layers', 'inference_heads'):
         monkeypatch.setattr(f'convnext_backbones.{module}.HAS_AVX512', request.param)
+
+
+@pytest.fixture(params=[False, True], ids=['direct', 'winograd'])
+def winograds(request, monkeypatch):
+    """Maps are too small for Winograd's convolutions here, unless these are said to be faster.
+
+    Returns:
+        Whether they are, and a call for each that was computed.
+    """
+    if request.param:
+        monkeypatch.setattr(winograd, 'MIN_POSITIONS', 1)
+        monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)
+    calls = []
+
+    def convolve(*args, **kwargs):
+        calls.append(args)
+        return winograd.convolve(*args, **kwargs)
+
+    for module in (inference_heads, inference_segmentors):
+        monkeypatch.setattr(module, 'convolve', convolve)
+    return SimpleNamespace(wanted=request.param, calls=calls)
 
 
 @torch.no_grad()
@@ -209,6 +232,8 @@ def test_roi_align_falls_back(rois, monkeypatch, memory_format):
         dict(),
         dict(act_cfg=None),
         dict(bias=False),
+        dict(padding=1),
+        dict(padding=1, norm_cfg=dict(type='BN'), act_cfg=None),
         dict(stride=2, padding=1, norm_cfg=dict(type='BN')),
         dict(stride=(2, 1), dilation=(1, 3), padding=(0, 2)),
         dict(groups=2, norm_cfg=dict(type='BN')),
@@ -218,7 +243,7 @@ def test_roi_align_falls_back(rois, monkeypatch, memory_format):
     ],
     ids=str,
 )
-def test_conv_module(kwargs):
+def test_conv_module(kwargs, winograds):
     plain = ConvModule(**{'in_channels': 4, 'out_channels': 6, 'kernel_size': 3, **kwargs})
     plain = scramble(plain)
     for module in plain.modules():
@@ -239,6 +264,8 @@ def test_conv_module(kwargs):
         fast.float().conv.weight.mul_(2)
         plain.float().conv.weight.mul_(2)
     assert_near(fast(x), plain(x))
+    simple = not {'stride', 'groups', 'dilation'} & kwargs.keys()
+    assert bool(winograds.calls) == (winograds.wanted and simple and 'padding' in kwargs)
 
 
 def test_conv_module_in_training_mode():
@@ -399,7 +426,7 @@ def assert_same_segmentation(model, images, samples, tolerance=1e-5):
 
 @pytest.mark.parametrize('size', [(64, 96), (50, 75), (140, 40)], ids=str)
 @pytest.mark.parametrize('align_corners', [False, True])
-def test_upernet(monkeypatch, size, align_corners):
+def test_upernet(monkeypatch, size, align_corners, winograds):
     monkeypatch.setattr(inference_segmentors, 'TILE_ROWS', 7)
     monkeypatch.setattr(inference_segmentors, 'TILE_COLUMNS', 5)
     plain_forward = []
@@ -416,6 +443,8 @@ def test_upernet(monkeypatch, size, align_corners):
     assert len(plain_forward) == 1  # of the plain model
     with torch.no_grad():
         assert_near(fast(images), model(images))  # mode='tensor'
+    # The bottleneck, three convolutions of the FPN, and the finest level of the fusion, twice.
+    assert len(winograds.calls) == 2 * 5 * winograds.wanted
 
 
 @pytest.mark.parametrize(
@@ -557,14 +586,15 @@ def assert_same_detections(model, fast):
 
 @pytest.mark.parametrize('name', ['mask_rcnn', 'cascade_mask_rcnn'])
 @pytest.mark.usefixtures('cpu')
-def test_detectors_of_the_project(name):
+def test_detectors_of_the_project(name, winograds):
     model = detector(name)
     fast = optimize_for_inference(model)
     kinds = {type(module) for module in fast.modules()}
-    assert {InferenceRoIAlign, InferenceConvModule} <= kinds
+    assert {InferenceRoIAlign, InferenceConvModule, InferenceConv2d} <= kinds
     assert (InferenceLinear in kinds) == inference_heads.HAS_AVX512
     assert RoIAlign not in kinds
     assert_same_detections(model, fast)
+    assert bool(winograds.calls) == winograds.wanted
     images = torch.randn(1, 3, 96, 128)
     with torch.no_grad():
         for a, b in zip(fast.extract_feat(images), model.extract_feat(images), strict=True):
