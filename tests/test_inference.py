@@ -98,6 +98,17 @@ def test_same_maps_at_every_size(net, monkeypatch, calls, size, band_bytes, kept
     assert all(calls.values())
 
 
+@pytest.mark.parametrize('part', [7, 32, 50])
+def test_same_maps_in_parts_of_the_channels(net, monkeypatch, part):
+    """Parts of one size, and with a smaller one at the end."""
+    monkeypatch.setattr(inference, 'PART_CHANNELS', part)
+    fast = check(net, torch.randn(2, 3, 64, 96))
+    block = fast.stages[-1][-1]
+    parts = block.packed.value.parts
+    assert len(parts) == -(-block.pwconv1.out_features // part) > 1
+    assert [bias is None for _, (_, bias) in parts] == [False] + [True] * (len(parts) - 1)
+
+
 def test_bands_share_rows_and_samples(net, monkeypatch):
     """What the sizes above are meant to reach is reached."""
     seen = []
