@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -86,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(CONTENT[:5000], len(CONTENT))
         self.wfile.flush()
         self.server.go_on.wait(30)
-        self.wfile.write(CONTENT[5000:])
+        with suppress(ConnectionError):  # who asked may have been killed
+            self.wfile.write(CONTENT[5000:])
 
     def absent(self) -> None:
         self.answer(b'', 0, status=404)
