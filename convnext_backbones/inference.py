@@ -246,29 +246,17 @@ class InferenceBlock(Block):
             )
             return weight, None if bias is None else bias.to(dtype)
 
-        return Packed(
-            pack(
-                self.dwconv.weight,
-                self.dwconv.bias,
-                [0, RADIUS],
-                rows + 2 * RADIUS,
-                groups=channels,
-            ),
-            [
-                (
-                    pack(up[:, :, None, None], up_bias, NO_PADDING, rows),
-                    pack(down[:, :, None, None], None if i else bias, NO_PADDING, rows),
-                )
-                for i, (up, up_bias, down) in enumerate(
-                    zip(
-                        self.pwconv1.weight.split(part),
-                        self.pwconv1.bias.split(part),
-                        weight.split(part, 1),
-                        strict=True,
-                    )
-                )
-            ],
+        dwconv = pack(
+            self.dwconv.weight, self.dwconv.bias, [0, RADIUS], rows + 2 * RADIUS, groups=channels
         )
+        parts = []
+        pwconv1 = self.pwconv1.weight.split(part), self.pwconv1.bias.split(part)
+        for up, up_bias, down in zip(*pwconv1, weight.split(part, 1), strict=True):
+            # Linear weights (C_out, C_in) become those of 1x1 convolutions.
+            first = pack(up[:, :, None, None], up_bias, NO_PADDING, rows)
+            parts.append((first, pack(down[:, :, None, None], bias, NO_PADDING, rows)))
+            bias = None  # the sum of the parts has it once
+        return Packed(dwconv, parts)
 
 
 class Packed(NamedTuple):
