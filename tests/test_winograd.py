@@ -8,6 +8,8 @@ from torch import nn
 from convnext_backbones import winograd
 from convnext_backbones.layers import HAS_ONEDNN
 
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason='its products are convolutions of oneDNN')
+
 
 def largest_difference(actual, expected) -> float:
     """As a fraction of the largest value."""
@@ -15,7 +17,7 @@ def largest_difference(actual, expected) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason='its products are convolutions of oneDNN')
+@needs_onednn
 @pytest.mark.parametrize('part', [1, 2**12, 2**15, winograd.PART_BYTES], ids='{} bytes'.format)
 @pytest.mark.parametrize(
     'shape',
@@ -38,7 +40,7 @@ def test_convolve(monkeypatch, shape, part, relu):
     assert all(map(torch.equal, (x, weight, bias), before))
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason='its products are convolutions of oneDNN')
+@needs_onednn
 def test_convolve_without_bias():
     """And in bands of the size that is used, more than one."""
     x, weight = torch.randn(1, 256, 76, 64), torch.randn(256, 256, 3, 3)
