@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
+from .layers import DropPath, LayerNorm, LayerNorm2d, PatchConv2d, PointwiseLinear
 from .variants import MAX_DIM, resolve_variant
 
 NORM_EPS = 1e-6
@@ -132,15 +132,13 @@ class _Trunk(BaseModule):
 
         self.downsample_layers = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(in_chans, dims[0], kernel_size=STEM_STRIDE, stride=STEM_STRIDE),
+                PatchConv2d(in_chans, dims[0], STEM_STRIDE),
                 LayerNorm2d(dims[0], eps=NORM_EPS),
             )
             if i == 0
             else nn.Sequential(
                 LayerNorm2d(dims[i - 1], eps=NORM_EPS),
-                nn.Conv2d(
-                    dims[i - 1], dims[i], kernel_size=DOWNSAMPLE_STRIDE, stride=DOWNSAMPLE_STRIDE
-                ),
+                PatchConv2d(dims[i - 1], dims[i], DOWNSAMPLE_STRIDE),
             )
             for i in range(num_stages)
         )

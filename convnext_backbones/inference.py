@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .backbone import MLP_RATIO, Block, ConvNeXt
-from .layers import HAS_AVX512, HAS_ONEDNN, LayerNorm2d
+from .layers import HAS_AVX512, HAS_ONEDNN, LayerNorm2d, PatchConv2d, convolve_patches
 
 # Bytes of the hidden map of one band. Measured at 800 x 1280 on a CPU with AVX2, 0.5 MiB of L2 per
 # core and 32 MiB of L3 (2026-11-23): 8 to 32 MiB are equal, 4 MiB take 1.2 times as long.
@@ -277,10 +277,13 @@ def even_share(total: int, limit: int) -> int:
     return math.ceil(total / parts)
 
 
-def _convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """A convolution in the type of ``x``, in channels_last."""
+def _convolve(x: Tensor, layer: PatchConv2d) -> Tensor:
+    """A convolution over patches, in the type of ``x``, in channels_last."""
     weight = layer.weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, layer.bias.to(x.dtype), layer.stride)
+    bias = layer.bias.to(x.dtype)
+    if x.dtype == torch.bfloat16:  # which oneDNN may get wrong: see PatchConv2d
+        return convolve_patches(x, weight, bias)
+    return F.conv2d(x, weight, bias, layer.stride)
 
 
 def _normalize(x: Tensor, norm: LayerNorm2d, out: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 # torch.compile.
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
+ASKS_AUTOCAST_BY_DEVICE = hasattr(torch, 'get_autocast_dtype')  # since torch 2.4
 
 
 class LayerNorm(nn.LayerNorm):
@@ -63,6 +64,71 @@ class PointwiseLinear(nn.Linear):
             x = F.conv2d(x, weight[:, :, None, None], bias)
             return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
         return F.linear(x, weight, bias)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution over patches that do not overlap: its stride is its kernel size.
+
+    Its parameters are those of ``nn.Conv2d``. In bf16 on a CPU :func:`convolve_patches` computes
+    it: on Intel CPUs with AMX, oneDNN's bf16 convolution whose stride is its kernel size returns
+    garbage, up to 1e37 and NaN, for many numbers of channels, above all where the output is one
+    column wide (torch 2.13.0 and 2.14.1). A linear layer over the patches is right in all cases.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        size: Height and width of a patch.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (N, C_in, H, W) to (N, C_out, H // size, W // size)."""
+        if _is_bf16_on_cpu(x):
+            return convolve_patches(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The convolution whose stride is its kernel size, as a linear layer over the patches.
+
+    Args:
+        x: Of shape (N, C, H, W), at least one patch high and wide. Rows and columns that fill no
+            patch are left out.
+        weight: Of shape (C', C, rows, columns).
+        bias: Of shape (C',).
+
+    Returns:
+        Of shape (N, C', H // rows, W // columns), in channels_last if ``x`` or ``weight`` is, as
+        ``F.conv2d`` returns it.
+    """
+    rows, columns = weight.shape[2:]
+    height, width = x.shape[2] // rows, x.shape[3] // columns
+    channels_last = 1 in (x.stride(1), weight.stride(1))
+    x = x[:, :, : height * rows, : width * columns]
+    x = x.unflatten(3, (width, columns)).unflatten(2, (height, rows))
+    # (N, C, H', rows, W', columns) -> (N, H', W', rows, columns, C)
+    x = x.permute(0, 2, 4, 3, 5, 1)
+    weight = weight.permute(0, 2, 3, 1)  # (C', C, rows, columns) -> (C', rows, columns, C)
+    x = F.linear(x.flatten(3), weight.flatten(1), bias)
+    x = x.permute(0, 3, 1, 2)  # (N, H', W', C') -> (N, C', H', W')
+    return x if channels_last else x.contiguous()
+
+
+def _is_bf16_on_cpu(x: Tensor) -> bool:
+    """Whether a layer computes ``x`` in bf16 on a CPU, by its own type or by that of autocast."""
+    if x.device.type != 'cpu':
+        return False
+    autocast_type = None if x.dtype == torch.float64 else _cpu_autocast_type()  # fp64 stays
+    return (autocast_type or x.dtype) == torch.bfloat16
+
+
+def _cpu_autocast_type() -> torch.dtype | None:
+    """The type that autocast computes in on a CPU; None where it is off."""
+    if ASKS_AUTOCAST_BY_DEVICE:
+        return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 
 
 class DropPath(nn.Module):
