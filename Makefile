@@ -18,10 +18,10 @@ help:  ## show this list
 	@echo '  variables: PYTHON=$(PYTHON) STACK=$(STACK) VENV=$(VENV) TORCH=$(TORCH)'
 
 setup:  ## build the environment (minutes, while mmcv compiles; nothing the second time)
-	@$(PYTHON) tools/setup_env.py --stack '$(STACK)' --venv '$(VENV)' --torch '$(TORCH)'
+	@$(PYTHON) dev/setup_env.py --stack '$(STACK)' --venv '$(VENV)' --torch '$(TORCH)'
 
 demo: setup  ## train, evaluate and draw a detector and a segmentor on generated sample data
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python dev/demo.py
 
 test: lint  ## check style and run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -32,14 +32,16 @@ test-slow: setup  ## run the tests that take minutes
 wheel-test: setup  ## build the wheel and test it outside the checkout
 	$(BIN)/python -m pytest tests/test_packaging.py
 
-lint: setup  ## check style
+lint: setup  ## check style, types and the directions of imports
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
-format: setup  ## mend style
+format: setup  ## fix style
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 clean:  ## remove build products and caches (neither the environment nor results)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find convnext_backbones tests tools -name __pycache__ -exec rm -rf {} +
+	find convnext_backbones tests tools dev -name __pycache__ -exec rm -rf {} +

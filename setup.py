@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
@@ -41,11 +41,11 @@ FAST = [bounded('faster-coco-eval')]
 ALL = [*DET, *SEG, bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
-DEV = [*ALL, *FAST, *map(bounded, TESTS), bounded('ruff'), bounded('rich')]
+LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
+DEV = [*ALL, *FAST, *map(bounded, TESTS), *map(bounded, LINT), bounded('rich')]
 
 
-# compare_training.py needs the tests beside it.
-NOT_SHIPPED = shutil.ignore_patterns('__*', 'compare_training.py')
+NOT_SHIPPED = shutil.ignore_patterns('__*')
 
 
 class BuildWithRecipes(build_py):
@@ -77,7 +77,7 @@ setup(
     ],
     python_requires='>=3.10',
     cmdclass={'build_py': BuildWithRecipes},
-    packages=['convnext_backbones'],
+    packages=find_packages(include=['convnext_backbones*']),
     package_data={'convnext_backbones': ['tested_versions*.txt']},
     install_requires=CORE,
     extras_require={'det': DET, 'seg': SEG, 'fast': FAST, 'all': ALL, 'dev': DEV},

@@ -39,18 +39,16 @@ except (ImportError, OSError) as error:
         ) from _cause
 
 else:
-    from .backbone import ConvNeXt, ConvNeXtClassifier
-    from .checkpoint import allow_mmengine_types
-    from .inference import optimize_for_inference
-    from .layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook
-    from .variants import VARIANTS, Variant
-    from .weights import (
-        PUBLISHED,
-        LoadReport,
-        PretrainedConvNeXt,
-        PublishedWeights,
-        load_weights,
-    )
+    from . import training  # noqa: F401
+    from .evaluation import metrics, predictions  # noqa: F401
+    from .inference.optimize import optimize_for_inference
+    from .io.mmengine_patches import allow_mmengine_types
+    from .models.convnext import ConvNeXt, ConvNeXtClassifier
+    from .models.variants import VARIANTS, Variant
+    from .training.layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook
+    from .weights.loading import PretrainedConvNeXt, load_weights
+    from .weights.report import LoadReport
+    from .weights.zoo import PUBLISHED, PublishedWeights
 
     # Inferencers and runners of mmengine read checkpoints with torch.load, which refuses
     # mmengine's own log buffers unless they are allowed by name.

@@ -1,4 +1,4 @@
-"""What is installed, what was tested, and the one command that mends each fault.
+"""What is installed, what was tested, and the one command that fixes each problem.
 
 ``python -m convnext_backbones.doctor`` (``--json`` for the same as data) exits with 0 only if
 training and evaluation can run. It uses the standard library alone, runs as a plain file too, and
@@ -6,7 +6,7 @@ imports the stack in subprocesses only, because an extension built for another t
 its interpreter down.
 
 :func:`inspect` describes this interpreter as an :class:`Environment`; :func:`diagnose` is a pure
-function from that description to the faults.
+function from that description to the problems.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Component:
         distribution: The distribution whose version was tested.
         purpose: Completes "X is not installed: ...".
         probe: What must run. It may leave more to know in ``facts``.
-        needs: Components whose faults explain a failure of the probe.
+        needs: Components whose problems explain a failure of the probe.
         strangers: Distributions that occupy the module without being the component, and why.
     """
 
@@ -80,7 +80,7 @@ import mmcv.ops
 facts['cuda'] = mmcv.ops.get_compiling_cuda_version()
 """
 BASE = ('numpy', 'torch', 'opencv', 'setuptools')
-# In the order in which faults have to be mended: what is needed stands before what needs it.
+# In the order in which problems have to be fixed: what is needed stands before what needs it.
 COMPONENTS = (
     Component('numpy', 'numpy', 'numpy', 'everything needs it', 'import numpy'),
     Component('torch', 'torch', 'torch', 'every model runs on it', TORCH_PROBE, ('numpy',)),
@@ -170,10 +170,10 @@ class Environment:
     Attributes:
         executable: The interpreter.
         python: Its version.
-        distributions: Version of each installed distribution, by normalised name.
+        distributions: Version of each installed distribution, by normalized name.
         providers: Distributions that install each module of the stack.
         probes: Outcome by name of component.
-        tested: The tested versions of the stack that is installed, by normalised name, and
+        tested: The tested versions of the stack that is installed, by normalized name, and
             ``python``.
         names: What that stack calls OpenMMLab's distributions.
         foreign: The distributions of other stacks.
@@ -204,24 +204,21 @@ class Environment:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: the component, a sentence, and the command that mends it."""
+    """One problem: the component, a sentence, and the command that fixes it."""
 
     component: str
     sentence: str
     command: str
 
 
-# --- diagnosis ------------------------------------------------------------------------------
-
-
 def diagnose(env: Environment) -> list[Fault]:
-    """Finds the faults of an environment, in the order in which to mend them."""
-    faults = _python_faults(env)
+    """Finds the problems of an environment, in the order in which to fix them."""
+    problems = _python_faults(env)
     for component in COMPONENTS:
-        fault = _examine(component, env, {fault.component for fault in faults})
-        if fault:
-            faults.append(fault)
-    return faults
+        problem = _examine(component, env, {problem.component for problem in problems})
+        if problem:
+            problems.append(problem)
+    return problems
 
 
 def _python_faults(env: Environment) -> list[Fault]:
@@ -238,7 +235,7 @@ def _python_faults(env: Environment) -> list[Fault]:
 
 
 def _examine(component: Component, env: Environment, faulty: Collection[str]) -> Fault | None:
-    """The first fault of a component that is not a consequence of those already found."""
+    """The first problem of a component that is not a consequence of those already found."""
     name, probe = component.name, env.probes[component.name]
     providers = env.providers.get(component.module, ())
     version, accepted = env.version(component), env.accepted.get(component.distribution, '')
@@ -294,7 +291,7 @@ def _examine(component: Component, env: Environment, faulty: Collection[str]) ->
 
 
 def _explain(component: Component, env: Environment, error: str) -> Fault:
-    """The fault behind the error that the import of an installed component ended with."""
+    """The problem behind the error that the import of an installed component ended with."""
     name, version = component.name, env.version(component)
     refusal = re.search(r'(MMCV|MMEngine)==(\S+) is used but incompatible', error)
     if refusal:
@@ -390,9 +387,6 @@ def _last_line(error: str) -> str:
     return error.strip().splitlines()[-1].strip()
 
 
-# --- commands -------------------------------------------------------------------------------
-
-
 def _pip(env: Environment) -> str:
     return f'{shlex.quote(env.executable)} -m pip'
 
@@ -407,7 +401,7 @@ def _install(component: Component, env: Environment, options: str = '') -> str:
         options = f'{options} ' if options else ''
         return f'{_pip(env)} install {options}{_pinned(component.distribution, env)}'
     # mmcv imports torch to build, so that isolation would leave its ops out.
-    # pip's cache may hold the very wheel that is at fault. Without ninja one core compiles alone.
+    # pip's cache may hold the very wheel that is at problem. Without ninja one core compiles alone.
     tools = ' '.join(_pinned(tool, env) for tool in ('setuptools', 'wheel', 'ninja'))
     return (
         f'{_pip(env)} install {tools} && '
@@ -421,9 +415,6 @@ def _replace(component: Component, env: Environment, providers: Collection[str])
     if set(providers) <= {env.own(component.distribution)}:
         return _install(component, env)
     return f'{_pip(env)} uninstall -y {" ".join(sorted(providers))} && {_install(component, env)}'
-
-
-# --- inspection -----------------------------------------------------------------------------
 
 
 def inspect() -> Environment:
@@ -481,14 +472,14 @@ def stack_table(stack: str) -> str:
 
 
 def read_table(text: str) -> dict[str, str]:
-    """Reads pip constraints: the version by normalised name, and that of Python."""
+    """Reads pip constraints: the version by normalized name, and that of Python."""
     return {
-        normalise(name): version
+        normalize(name): version
         for name, version in re.findall(r'^(?:# )?([\w.-]+)==(\S+)', text, re.MULTILINE)
     }
 
 
-def normalise(name: str) -> str:
+def normalize(name: str) -> str:
     """The form of a distribution's name in which pip compares names."""
     return re.sub(r'[-_.]+', '-', name).lower()
 
@@ -498,7 +489,7 @@ def _installed(modules: Collection[str]) -> tuple[dict[str, str], dict[str, tupl
     providers: dict[str, tuple[str, ...]] = {}
     for distribution in metadata.distributions():
         # An interrupted uninstall leaves nameless remains.
-        name = normalise(distribution.metadata['Name'] or '')
+        name = normalize(distribution.metadata['Name'] or '')
         if not name or name in distributions:
             continue
         distributions[name] = distribution.version
@@ -520,7 +511,7 @@ def _accepted() -> dict[str, str]:
     for requirement in requirements or ():
         name, specifier = re.match(r'([\w.-]+)\s*([^;]*)', requirement).groups()
         if specifier:
-            accepted[normalise(name)] = specifier.strip()
+            accepted[normalize(name)] = specifier.strip()
     return accepted
 
 
@@ -570,9 +561,6 @@ def _death(code: int) -> str:
     return f'the interpreter exited with status {code}'
 
 
-# --- report ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the table."""
@@ -583,9 +571,9 @@ class Row:
     verdict: str
 
 
-def tabulate(env: Environment, faults: Sequence[Fault]) -> list[Row]:
+def tabulate(env: Environment, problems: Sequence[Fault]) -> list[Row]:
     """What is installed against what is tested."""
-    faulty = {fault.component for fault in faults}
+    faulty = {problem.component for problem in problems}
     tested = env.tested['python']
     same = env.python == tested or env.python.startswith(f'{tested}.')
     verdict = 'FAULT' if 'Python' in faulty else 'ok' if same else 'not the tested version'
@@ -639,7 +627,7 @@ def _device_rows(facts: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def render(rows: Sequence[Row], faults: Sequence[Fault]) -> str:
+def render(rows: Sequence[Row], problems: Sequence[Fault]) -> str:
     """The report for people."""
     lines = [Row('component', 'installed', 'tested', 'verdict'), *rows]
     cells = [tuple(asdict(row).values()) for row in lines]
@@ -648,12 +636,16 @@ def render(rows: Sequence[Row], faults: Sequence[Fault]) -> str:
         '  '.join(row[column].ljust(width) for column, width in enumerate(widths)).rstrip()
         for row in cells
     ]
-    if not faults:
+    if not problems:
         return '\n'.join([*text, '', 'Training and evaluation can run.', ''])
-    count = 'One fault' if len(faults) == 1 else f'{len(faults)} faults, to be mended in this order'
+    count = (
+        'One problem'
+        if len(problems) == 1
+        else f'{len(problems)} problems, to be fixed in this order'
+    )
     text += ['', f'{count}:']
-    for fault in faults:
-        text += ['', f'{fault.component}: {fault.sentence}', f'    {fault.command}']
+    for problem in problems:
+        text += ['', f'{problem.component}: {problem.sentence}', f'    {problem.command}']
     return '\n'.join([*text, ''])
 
 
@@ -663,18 +655,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', action='store_true', help='the report as data')
     arguments = parser.parse_args(argv)
     env = inspect()
-    faults = diagnose(env)
-    rows = tabulate(env, faults)
+    problems = diagnose(env)
+    rows = tabulate(env, problems)
     if arguments.json:
         report = {
-            'ok': not faults,
+            'ok': not problems,
             'components': [asdict(row) for row in rows],
-            'faults': [asdict(fault) for fault in faults],
+            'problems': [asdict(problem) for problem in problems],
         }
         sys.stdout.write(json.dumps(report, indent=2) + '\n')
     else:
-        sys.stdout.write(render(rows, faults))
-    return 1 if faults else 0
+        sys.stdout.write(render(rows, problems))
+    return 1 if problems else 0
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .variants import VARIANTS
+from .models.variants import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ BASE = dict(arch='base', weights='convnext_base_1k_224')
 BASE_22K = dict(arch='base', weights='convnext_base_22k_224')
 LARGE_22K = dict(arch='large', weights='convnext_large_22k_224')
 XLARGE_22K = dict(arch='xlarge', weights='convnext_xlarge_22k_224')
-
 # fmt: off
 EXPERIMENTS: dict[str, Experiment] = {
     # COCO: the authors' file, box AP, mask AP, G multiply-adds, M parameters
@@ -123,7 +122,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         'upernet_convnext_xlarge_22k', 640, 53.6, 54.0, 3335, 391,
         **XLARGE_22K, drop_path_rate=0.4, lr=8e-5, amp=False),
 }
-# fmt: on
 
 
 def settings(name: str) -> tuple[dict, dict]:

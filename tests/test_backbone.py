@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier
-from convnext_backbones.layers import DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
+from convnext_backbones.models.layers import DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
 
 # With a head of 1000 classes: the paper's tables say 29M, 50M, 89M, 198M, 350M.
 PARAMETERS = {
@@ -84,7 +84,7 @@ def shapes_of(module):
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-# Sizes, names, initialisation
+# Sizes, names, initialization
 
 
 @pytest.mark.parametrize('arch', VARIANTS)
@@ -139,7 +139,7 @@ def test_default_is_the_authors_tiny():
 
 
 @pytest.mark.parametrize('model', [ConvNeXt, ConvNeXtClassifier])
-def test_initialisation_is_the_authors(model):
+def test_initialization_is_the_authors(model):
     net = model('atto', layer_scale_init_value=0.25)
     before = copy.deepcopy(net.state_dict())
     net.init_weights()  # the Runner calls it
@@ -222,7 +222,7 @@ def test_sizes_are_accepted_in_every_form_and_not_changed(sizes):
         (np.int64(2), (2,)),
     ],
 )
-def test_out_indices_are_normalised(miniature, out_indices, stages):
+def test_out_indices_are_normalized(miniature, out_indices, stages):
     net = ConvNeXt(miniature, out_indices=out_indices)
     dims = miniature['dims']
     assert net.out_indices == stages
@@ -326,7 +326,7 @@ def test_classifier_takes_sizes_that_are_not_divisible(miniature):
     assert_close(net(x), net(x[..., :60, :92]))
 
 
-def test_classifier_normalises_the_pooled_map(miniature):
+def test_classifier_normalizes_the_pooled_map(miniature):
     net = ConvNeXtClassifier(miniature, num_classes=5, layer_scale_init_value=1.0)
     trunk = build(miniature, out_indices=3)
     trunk.load_state_dict(net.state_dict(), strict=False)
@@ -618,7 +618,7 @@ def test_norms_have_the_authors_eps(miniature):
 
 @pytest.mark.parametrize('convolution', [True, False])
 def test_pointwise_linear_is_linear(monkeypatch, convolution):
-    monkeypatch.setattr('convnext_backbones.layers.HAS_AVX512', convolution)
+    monkeypatch.setattr('convnext_backbones.models.layers.HAS_AVX512', convolution)
     reference = nn.Linear(6, 10)
     layer = PointwiseLinear(6, 10)
     layer.load_state_dict(reference.state_dict())

@@ -1,9 +1,7 @@
 """The benchmark: turns, processes, figures, and that all contenders compute the same."""
 
-import importlib.util
 import json
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,18 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from convnext_backbones import ConvNeXt, benchmark, contenders
-from convnext_backbones.benchmark import Contender, ContenderError, Prepared, Result
-from convnext_backbones.contenders import Case
+from convnext_backbones import ConvNeXt
+from convnext_backbones.benchmark import case as benchmark_case
+from convnext_backbones.benchmark import contenders, machine, peers, sweep
+from convnext_backbones.benchmark import race as benchmark_race
+from convnext_backbones.benchmark import report as benchmark_report
+from convnext_backbones.benchmark.case import Case
+from convnext_backbones.benchmark.race import Contender, ContenderError, Prepared, Result
+from dev import benchmark_targets
+from tools import benchmark as tool
 
 TOOL = Path(__file__).parent.parent / 'tools/benchmark.py'
-spec = importlib.util.spec_from_file_location('benchmark_tool', TOOL)
-tool = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = tool  # dataclasses look up their module
-spec.loader.exec_module(tool)
 
-ALLOCATED = 200 * benchmark.MIB
-WEIGHTS = 64 * benchmark.MIB
+ALLOCATED = 200 * benchmark_race.MIB
+WEIGHTS = 64 * benchmark_race.MIB
 
 
 def build_greedy():
@@ -53,7 +53,7 @@ class FakeWorker:
         self.turns.append((command, self.name))
         if command == 'run':
             self.runs += 1
-            if self.name == 'failing' and self.runs == benchmark.WARM_UPS + 2:
+            if self.name == 'failing' and self.runs == benchmark_race.WARM_UPS + 2:
                 raise ContenderError('it broke')
             return float(self.runs)
         return (7, dict(difference=0.5)) if command == 'finish' else None
@@ -64,40 +64,42 @@ class FakeWorker:
 
 @pytest.fixture
 def fake_workers(monkeypatch):
-    monkeypatch.setattr(benchmark, 'Worker', FakeWorker)
-    monkeypatch.setattr(benchmark, 'PAUSE', 0)
+    monkeypatch.setattr(benchmark_race, 'Worker', FakeWorker)
+    monkeypatch.setattr(benchmark_race, 'PAUSE', 0)
     monkeypatch.setattr(FakeWorker, 'turns', [])
     return FakeWorker.turns
 
 
 def test_contenders_take_turns_and_a_failure_stops_nobody_else(fake_workers):
     names = ['a', 'failing', 'b']
-    a, failing, b = benchmark.race([Contender(name, None) for name in names], 1, rounds=4)
+    a, failing, b = benchmark_race.race([Contender(name, None) for name in names], 1, rounds=4)
     turns = [name for command, name in fake_workers if command == 'run']
-    assert turns == names * (benchmark.WARM_UPS + 2) + ['a', 'b'] * 2
+    assert turns == names * (benchmark_race.WARM_UPS + 2) + ['a', 'b'] * 2
     assert a.seconds == b.seconds == [3.0, 4.0, 5.0, 6.0]  # without those of the warm-up
     assert (a.memory, a.measures, a.failure) == (7, dict(difference=0.5), '')
     assert (failing.failure, failing.seconds) == ('it broke', [])
     # The peak is forgotten between the warm-up and the first round, once for each.
     commands = [command for command, name in fake_workers if name == 'a']
-    warm_up = ['build', *['run'] * benchmark.WARM_UPS, 'forget_peak']
+    warm_up = ['build', *['run'] * benchmark_race.WARM_UPS, 'forget_peak']
     assert commands == [*warm_up, *['run'] * 4, 'finish', 'close']
 
 
-@pytest.mark.parametrize(('seconds', 'rounds'), [(1e9, 9), (10, 5), (1, benchmark.MIN_ROUNDS)])
+@pytest.mark.parametrize(('seconds', 'rounds'), [(1e9, 9), (10, 5), (1, benchmark_race.MIN_ROUNDS)])
 def test_slow_contenders_get_fewer_rounds(fake_workers, seconds, rounds):
     # The last warm-up took two seconds.
-    (result,) = benchmark.race([Contender('a', None)], 1, rounds=9, seconds=seconds)
+    (result,) = benchmark_race.race([Contender('a', None)], 1, rounds=9, seconds=seconds)
     assert len(result.seconds) == rounds
 
 
 def test_processes_report_memory_and_failures():
     builds = dict(greedy=build_greedy, dying=build_dying, absent=build_absent)
-    found = benchmark.race([Contender(name, build) for name, build in builds.items()], 1, rounds=3)
+    found = benchmark_race.race(
+        [Contender(name, build) for name, build in builds.items()], 1, rounds=3
+    )
     greedy, dying, absent = found
     assert len(greedy.seconds) == 3 and 0 < greedy.median < 5
     assert greedy.measures == dict(difference=0)
-    if benchmark.CLEAR_REFS.exists():
+    if benchmark_race.CLEAR_REFS.exists():
         assert greedy.memory == pytest.approx(ALLOCATED, rel=0.05)
     assert dying.failure == 'its process ended with status 3'
     assert absent.failure == 'not installed: no_such_package_at_all'
@@ -105,39 +107,47 @@ def test_processes_report_memory_and_failures():
 
 def test_figures():
     # Each round is twice as slow as the one before, and so are both.
-    assert benchmark.paired_ratio([3, 6, 12], [1, 2, 4]) == 3
+    assert benchmark_race.paired_ratio([3, 6, 12], [1, 2, 4]) == 3
     sizes = [1.0, 2.0, 4.0]
-    assert benchmark.fit_exponent(sizes, [5 * size**1.25 for size in sizes]) == pytest.approx(1.25)
+    assert benchmark_race.fit_exponent(sizes, [5 * size**1.25 for size in sizes]) == pytest.approx(
+        1.25
+    )
     with pytest.raises(ValueError, match='at least two different sizes'):
-        benchmark.fit_exponent([1, 1], [1, 2])
+        benchmark_race.fit_exponent([1, 1], [1, 2])
     results = [
         Result(Contender('peer', None), [2.0, 4.0, 6.0], 100, dict(difference=1e-6)),
         Result(Contender('absent', None), failure='not installed'),
         Result(Contender('ours', None, ours=True), [4.0, 4.0, 4.0]),
         Result(Contender('ours optimized', None, ours=True), [1.0, 2.0, 2.0], 40),
     ]
-    peer, _, best = benchmark.tabulate(results, flops=8e9, ceilings=dict(fp32=8e9))
+    peer, _, best = benchmark_race.tabulate(results, flops=8e9, ceilings=dict(fp32=8e9))
     assert (peer['median'], peer['min'], peer['max'], peer['ratio']) == (4, 2, 6, 2)
     assert (peer['flops_per_second'], peer['share']) == (2e9, 0.25)
     assert best['ratio'] == 1 and best['share'] == 0.5
 
-    report = tool.Report(Case('tiny', (64, 64)), 8e9, dict(fp32=8e9), results)
-    judge = partial(tool.judge, report=report)
+    report = benchmark_report.Report(Case('tiny', (64, 64)), 8e9, dict(fp32=8e9), results)
+    judge = partial(benchmark_targets.judge, report=report)
     rivals = ('peer', 'absent')
-    timed = judge(tool.Target('fast', 'ours optimized', rivals, 2.5))
+    timed = judge(benchmark_targets.Target('fast', 'ours optimized', rivals, 2.5))
     assert timed == ('fast', '2000 ms', '4000 ms, difference 1.0e-06', 'peer') + (
         '2.00',
         'at least 2.5: missed',
     )
-    assert judge(tool.Target('lean', 'ours optimized', rivals, 0.5, 'memory'))[4:] == (
+    assert judge(benchmark_targets.Target('lean', 'ours optimized', rivals, 0.5, 'memory'))[4:] == (
         *('0.40', 'at most 0.5: met'),
     )
-    assert judge(tool.Target('share', 'ours optimized', (), 0.4))[4:] == (
+    assert judge(benchmark_targets.Target('share', 'ours optimized', (), 0.4))[4:] == (
         '0.50',
         'at least 0.4: met',
     )
-    assert judge(tool.Target('x', 'ours', ('absent',), 1))[2] == 'not measured: not installed'
-    assert judge(tool.Target('x', 'absent', rivals, 1))[1] == 'not measured: not installed'
+    assert (
+        judge(benchmark_targets.Target('x', 'ours', ('absent',), 1))[2]
+        == 'not measured: not installed'
+    )
+    assert (
+        judge(benchmark_targets.Target('x', 'absent', rivals, 1))[1]
+        == 'not measured: not installed'
+    )
 
 
 def test_memory_of_activations_counts_storages_once(miniature):
@@ -148,11 +158,11 @@ def test_memory_of_activations_counts_storages_once(miniature):
         y = x @ weight  # keeps x and weight
         return y.exp() + y.square() + y.view(8, 4).square().sum()  # keeps y once, and exp(y)
 
-    assert contenders.saved_bytes(forward, [x, weight]) == 2 * 4 * 8 * 4
-    assert contenders.saved_bytes(forward, [weight]) == 3 * 4 * 8 * 4
+    assert benchmark_case.saved_bytes(forward, [x, weight]) == 2 * 4 * 8 * 4
+    assert benchmark_case.saved_bytes(forward, [weight]) == 3 * 4 * 8 * 4
     images = torch.randn(1, 3, 64, 64)
     plain, lean = (
-        contenders.saved_bytes(partial(backbone, images), [*backbone.parameters(), images])
+        benchmark_case.saved_bytes(partial(backbone, images), [*backbone.parameters(), images])
         for backbone in (ConvNeXt(miniature), ConvNeXt(miniature, with_cp=True))
     )
     assert lean < plain / 2
@@ -175,7 +185,7 @@ def prepared(tmp_path_factory):
     return case, folder
 
 
-PEERS = [name for name in contenders.PEERS if name != 'torchvision']  # which has no atto
+PEERS = [name for name in peers.PEERS if name != 'torchvision']  # which has no atto
 
 
 RUNTIMES = ['openvino', 'onnxruntime']
@@ -201,16 +211,16 @@ def test_all_compute_the_same(prepared, name, training):
 
 def test_other_weights_are_found_out(prepared):
     _, folder = prepared
-    reference = contenders.load_file(folder / contenders.REFERENCE)
+    reference = contenders.load_file(folder / benchmark_case.REFERENCE)
     maps = [reference[str(i)].clone() for i in range(4)]
-    assert contenders.largest_difference(maps, folder) == 0
+    assert benchmark_case.largest_difference(maps, folder) == 0
     maps[2][0, 0, 0, 0] += maps[2].abs().max() / 100
-    assert contenders.largest_difference(maps, folder) == pytest.approx(0.01)
+    assert benchmark_case.largest_difference(maps, folder) == pytest.approx(0.01)
     with pytest.raises(ValueError, match='expected 4 outputs, got 3'):
-        contenders.largest_difference(maps[:3], folder)
+        benchmark_case.largest_difference(maps[:3], folder)
 
 
-class WorkerInHere(benchmark._Session):
+class WorkerInHere(benchmark_race._Session):
     """Does what a :class:`~convnext_backbones.benchmark.Worker` does, in this process."""
 
     def __init__(self, contender, threads):
@@ -220,15 +230,15 @@ class WorkerInHere(benchmark._Session):
         try:
             return getattr(self, command)()
         except Exception as error:
-            raise ContenderError(benchmark.describe(error)) from error
+            raise ContenderError(benchmark_race.describe(error)) from error
 
     def close(self):
         pass
 
 
 def test_command_line(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(benchmark, 'Worker', WorkerInHere)
-    monkeypatch.setattr(benchmark, 'GEMM_SECONDS', 0.01)
+    monkeypatch.setattr(benchmark_race, 'Worker', WorkerInHere)
+    monkeypatch.setattr(machine, 'GEMM_SECONDS', 0.01)
     files = {kind: tmp_path / 'out' / f'report.{kind}' for kind in ('json', 'markdown', 'png')}
     tool.main(
         ['backbone', '--arch=atto', '--shape', '64', '64', '--rounds=3', '--threads=1']
@@ -256,15 +266,15 @@ def test_sweeps_are_tabulated_and_drawn():
             Result(Contender('ours', None, ours=True), [pixels * 1e-6] * 3),
             Result(Contender('peer', None), [pixels**1.5 * 1e-9] * 3),
         ]
-        return tool.Report(Case('tiny', (side, side)), 1e9 * pixels, {}, results)
+        return benchmark_report.Report(Case('tiny', (side, side)), 1e9 * pixels, {}, results)
 
     reports = [report(side) for side in (64, 128, 256)]
-    text = tool.sweep_text('pixels', reports, tool.box.MARKDOWN)
+    text = benchmark_report.sweep_text('pixels', reports, tool.box.MARKDOWN)
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()[2:6]]
     assert rows[0] == ['ms by pixels', '4,096', '16,384', '65,536', 'exponent']
     assert rows[2] == ['ours', '4.1', '16.4', '65.5', '1.000']
     assert rows[3][-1] == '1.500'
-    axes = tool.draw_sweep('pixels', reports).axes[0]
+    axes = benchmark_report.draw_sweep('pixels', reports).axes[0]
     assert [line.get_label() for line in axes.lines] == ['ours', 'peer']
 
 
@@ -301,9 +311,9 @@ def test_goals_name_contenders_that_exist(tmp_path, monkeypatch, capsys):
             )
             for name in names
         ]
-        return tool.Report(case, 1e12, dict(fp32=2e12, bf16=4e12), results)
+        return benchmark_report.Report(case, 1e12, dict(fp32=2e12, bf16=4e12), results)
 
-    monkeypatch.setattr(tool, 'run_case', run_case)
+    monkeypatch.setattr(sweep, 'run_case', run_case)
     tool.main(['targets', '--threads=1', f'--markdown={tmp_path / "goals.md"}'])
     table = (tmp_path / 'goals.md').read_text()
     rows = {

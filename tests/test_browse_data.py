@@ -1,6 +1,6 @@
 """Samples drawn as the network gets them: which ones, how large, with what on them."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import cv2
@@ -8,9 +8,9 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from miniatures import SCALE, TRAIN, VAL, make_data, miniature
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from support.miniatures import SCALE, TRAIN, VAL, make_data, miniature
 
 TOOL = Path(__file__).resolve().parents[1] / 'tools/browse_data.py'
 TASKS = ('det', 'seg')
@@ -19,10 +19,7 @@ FOLDERS = dict(train='training', val='validation')  # of ADE20K
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('tools_browse_data', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('tools.browse_data')
 
 
 @pytest.fixture(scope='module')
@@ -124,8 +121,8 @@ def test_flipped_samples_are_flipped_with_their_boxes(browse, data):
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])
-def test_colours_are_those_of_the_file(tool, data, monkeypatch, to_rgb):
-    """Normalised or not, in either order of the channels."""
+def test_colors_are_those_of_the_file(tool, data, monkeypatch, to_rgb):
+    """Normalized or not, in either order of the channels."""
     monkeypatch.chdir(data)
     cfg = Config.fromfile('seg.py')
     init_default_scope(cfg.default_scope)
@@ -147,8 +144,8 @@ def test_images_of_one_channel_and_of_four(tool, data, monkeypatch):
     init_default_scope(cfg.default_scope)
     config = tool.dataset_config(cfg, 'train')
     browser = tool.Browser(cfg, config, tool.build_dataset(config))
-    grey = torch.arange(6, dtype=torch.uint8).view(1, 2, 3)
-    assert np.array_equal(browser.image(grey), grey[0].numpy()[:, :, None].repeat(3, axis=2))
+    gray = torch.arange(6, dtype=torch.uint8).view(1, 2, 3)
+    assert np.array_equal(browser.image(gray), gray[0].numpy()[:, :, None].repeat(3, axis=2))
     cfg.model.data_preprocessor.update(bgr_to_rgb=False, rgb_to_bgr=True)
     rgb = torch.arange(18, dtype=torch.uint8).view(3, 2, 3)
     browser = tool.Browser(cfg, config, tool.build_dataset(config))

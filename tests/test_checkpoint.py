@@ -17,12 +17,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from convnext_backbones.checkpoint import (
-    named_tensors,
-    read_checkpoint,
-    read_checkpoints_safely,
-    write_safetensors,
-)
+from convnext_backbones.io.checkpoint import named_tensors, read_checkpoint, write_safetensors
+from convnext_backbones.io.mmengine_patches import read_checkpoints_safely
 
 
 class Reduced:

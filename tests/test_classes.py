@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from miniatures import leave_configs_unformatted, make_data, miniature
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
+from support.miniatures import leave_configs_unformatted, make_data, miniature
 
-from convnext_backbones import classes
-from convnext_backbones.classes import apply_classes, list_datasets, list_heads, read_classes
+from convnext_backbones.config import classes
+from convnext_backbones.config.classes import read_classes, set_classes
+from convnext_backbones.config.flags import config_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.walk import list_datasets, list_heads
+from convnext_backbones.engine.runner import build_runner
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.launch import build_runner, config_parser, load_config
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 NAMES = ('cat', 'dog', 'owl')
@@ -64,13 +67,13 @@ def test_wrapped_datasets_are_found():
     repeated = dict(type='RepeatDataset', times=2, dataset=inner)
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[repeated, inner])
     cfg.classes = NAMES
-    apply_classes(cfg)
+    set_classes(cfg)
     joined = cfg.train_dataloader.dataset
     assert [d.metainfo.classes for d in list_datasets(cfg)] == [NAMES] * 4
     assert 'metainfo' not in joined and 'metainfo' not in joined.datasets[0]
 
 
-def test_more_classes_than_colours_get_colours():
+def test_more_classes_than_colors_get_colors():
     cfg = load(CONFIGS / 'mask_rcnn_convnext_t.py', f'classes={",".join(map(str, range(90)))}')
     metainfo = cfg.test_dataloader.dataset.metainfo
     assert metainfo.classes[:2] == ('0', '1') and len(metainfo.palette) == 90
@@ -81,7 +84,7 @@ def test_a_palette_of_other_classes_goes(palette):
     cfg = miniature('seg', Path(), length=1)
     cfg.train_dataloader.dataset.metainfo = dict(classes=('a',), palette=palette)
     cfg.classes = NAMES
-    apply_classes(cfg)
+    set_classes(cfg)
     assert cfg.train_dataloader.dataset.metainfo == dict(classes=NAMES)
 
 
@@ -114,9 +117,9 @@ def test_models_that_cannot_follow_are_named(monkeypatch):
     loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * 11)
     cfg.model.decode_head.loss_decode = [loss]
     with pytest.raises(ValueError, match='each of 3 classes, got 11 in UPerHead'):
-        apply_classes(cfg)
+        set_classes(cfg)
     cfg.model = ConfigDict(type='Headless', rpn_head=dict(num_classes=1))
-    apply_classes(cfg)
+    set_classes(cfg)
     assert cfg.model.rpn_head.num_classes == 1
     assert 'no head of the model has num_classes' in said[0]
 
@@ -131,7 +134,7 @@ def test_a_detector_trains_and_is_evaluated_on_the_classes(tmp_path, monkeypatch
     (name,) = (c['name'] for c in data['categories'] if c['id'] == wanted)
     cfg.classes = (name,)
     cfg.val_evaluator.classwise = True
-    apply_classes(cfg)
+    set_classes(cfg)
     runner = build_runner(cfg)
     runner.train()
     assert runner.model.roi_head.bbox_head.fc_cls.out_features == 2  # and the background

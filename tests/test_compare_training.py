@@ -1,16 +1,15 @@
 """The comparison with upstream's training compares what it says, and it passes."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
+from dev import compare_training
+from dev.compare_training import PAIRS, Choice, Comparison
+
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / 'tools'))
-import compare_training  # noqa: E402
-from compare_training import PAIRS, Choice, Comparison  # noqa: E402
 
 
 @pytest.mark.parametrize('name', PAIRS)

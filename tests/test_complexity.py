@@ -1,7 +1,6 @@
 """The paper's cost columns come out of tools/complexity.py, and any config can be counted."""
 
 import functools
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,21 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from convnext_backbones.complexity import (
-    CLASSIFIERS,
-    COMPARATORS,
+from convnext_backbones.benchmark import complexity
+from convnext_backbones.benchmark.complexity import (
     CONVENTION,
-    SWIN_L_NOTE,
     Cost,
     build_classifier,
-    build_on_meta,
     count_parts,
     measure,
 )
+from convnext_backbones.benchmark.paper import CLASSIFIERS, COMPARATORS, SWIN_L_NOTE
+from convnext_backbones.engine.build import build_on_meta
 from convnext_backbones.experiments import EXPERIMENTS
+from tools import complexity as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
-_spec = importlib.util.spec_from_file_location('complexity_tool', ROOT / 'tools/complexity.py')
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
 
 SAMPLES = [ROOT / f'configs/sample/{name}_convnext_sample.py' for name in ('mask_rcnn', 'upernet')]
 # G multiply-adds and M parameters of the comparators as measured when this was written. Table 3 of
@@ -399,7 +395,7 @@ def test_by_default_the_thirteen_and_the_flags_add(capsys, monkeypatch):
         return Cost(name, shape or (1, 1), ())
 
     monkeypatch.setattr(tool, 'build', lambda model: None)
-    monkeypatch.setattr(tool, 'measure', note)
+    monkeypatch.setattr(complexity, 'measure', note)
     run(capsys)
     assert names == list(EXPERIMENTS) and len(names) == 13
     names.clear()

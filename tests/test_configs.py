@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from miniatures import leave_configs_unformatted
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from support.miniatures import leave_configs_unformatted
 
 from convnext_backbones import ConvNeXtClassifier
+from convnext_backbones.engine.runner import build_runner
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.launch import build_runner
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
@@ -96,7 +96,7 @@ def data_root(tmp_path_factory) -> Path:
     images, annotations = [], []
     for number in range(3):
         picture = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
-        labels = np.zeros((96, 128), np.uint8)  # 0 is what ADE20K leaves unlabelled
+        labels = np.zeros((96, 128), np.uint8)  # 0 is what ADE20K leaves unlabeled
         labels[:48] = 17
         labels[60:, 40:] = 150
         for split in ('train2017', 'val2017', 'images/training', 'images/validation'):

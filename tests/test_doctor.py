@@ -29,7 +29,7 @@ distributed = _Parallel
 def from_numpy(array): return array
 """
 OPS = "def get_compiling_cuda_version(): return 'not available'\n"
-# They import each other as the real ones do, so that one fault makes many of them fail.
+# They import each other as the real ones do, so that one problem makes many of them fail.
 HEALTHY = {
     'torch': {'torch.py': TORCH},
     'numpy': {'numpy.py': 'def zeros(size): return [0.0] * size\n'},
@@ -346,23 +346,23 @@ FAULTS = {
 def test_fault(healthy, case):
     spoil, component, sentence, command = FAULTS[case]
     spoil(healthy)
-    (fault,) = healthy.report()['faults']
-    assert fault['component'] == component
-    assert re.search(sentence, fault['sentence'])
+    (problem,) = healthy.report()['problems']
+    assert problem['component'] == component
+    assert re.search(sentence, problem['sentence'])
     pip = f'{healthy.python} -m pip'
-    assert fault['command'].startswith((pip, 'MMCV_WITH_OPS=1'))
-    assert fault['command'].endswith(command.replace('PIP', pip))
-    assert shlex.split(fault['command']), 'the command can be copied'
+    assert problem['command'].startswith((pip, 'MMCV_WITH_OPS=1'))
+    assert problem['command'].endswith(command.replace('PIP', pip))
+    assert shlex.split(problem['command']), 'the command can be copied'
 
 
 @pytest.mark.parametrize('distribution', HEALTHY)
 def test_what_is_missing_is_named_alone(healthy, distribution):
     """Whatever fails for want of it is not reported beside it."""
     healthy.uninstall(distribution)
-    (fault,) = healthy.report()['faults']
+    (problem,) = healthy.report()['problems']
     name = next(c.name for c in doctor.COMPONENTS if c.distribution == distribution)
-    assert fault['sentence'].startswith(f'{name} is not installed: ')
-    assert f'{distribution}=={TESTED[distribution]}' in fault['command']
+    assert problem['sentence'].startswith(f'{name} is not installed: ')
+    assert f'{distribution}=={TESTED[distribution]}' in problem['command']
 
 
 def test_the_report_for_people_shows_sentence_and_command(healthy):
@@ -371,7 +371,7 @@ def test_the_report_for_people_shows_sentence_and_command(healthy):
     assert run.returncode == 1
     command = f'{healthy.python} -m pip install ftfy=={TESTED["ftfy"]}'
     sentence = 'ftfy: ftfy is not installed: mmsegmentation imports it.'
-    assert run.stdout.endswith(f'One fault:\n\n{sentence}\n    {command}\n')
+    assert run.stdout.endswith(f'One problem:\n\n{sentence}\n    {command}\n')
 
 
 # --- forks of the stack ---------------------------------------------------------------------
@@ -439,9 +439,9 @@ FORK_FAULTS = {
 def test_fault_of_a_fork(onedl, case):
     spoil, sentence, command = FORK_FAULTS[case]
     spoil(onedl)
-    (fault,) = onedl.report()['faults']
-    assert re.search(sentence, fault['sentence'])
-    assert fault['command'].endswith(command.replace('PIP', f'{onedl.python} -m pip'))
+    (problem,) = onedl.report()['problems']
+    assert re.search(sentence, problem['sentence'])
+    assert problem['command'].endswith(command.replace('PIP', f'{onedl.python} -m pip'))
 
 
 @pytest.mark.parametrize('apt_get', [True, False])
@@ -452,13 +452,13 @@ def test_opencv_without_libgl(healthy, apt_get):
         program = healthy.programs / 'apt-get'
         program.write_text('')
         program.chmod(0o755)
-    (fault,) = healthy.report()['faults']
-    assert fault['sentence'] == (
+    (problem,) = healthy.report()['problems']
+    assert problem['sentence'] == (
         'opencv 5.0 needs the system library libGL.so.1, which is missing.'
     )
     headless = f'opencv-python-headless=={TESTED["opencv-python"]}'
     end = 'apt-get install -y libgl1 libglib2.0-0' if apt_get else f'pip install {headless}'
-    assert fault['command'].endswith(end)
+    assert problem['command'].endswith(end)
 
 
 def test_declared_version_ranges(healthy):
@@ -470,9 +470,9 @@ def test_declared_version_ranges(healthy):
     )
     assert healthy.report()['ok']
     healthy.replace('mmengine', '1.0.0', {})
-    (fault,) = healthy.report()['faults']
-    assert 'mmengine 1.0.0 is not supported' in fault['sentence']
-    assert fault['command'].endswith(f'pip install mmengine=={TESTED["mmengine"]}')
+    (problem,) = healthy.report()['problems']
+    assert 'mmengine 1.0.0 is not supported' in problem['sentence']
+    assert problem['command'].endswith(f'pip install mmengine=={TESTED["mmengine"]}')
 
 
 def test_a_folder_in_the_current_directory_is_no_installation(healthy):
@@ -526,17 +526,17 @@ def test_cpu_ops_under_a_gpu_are_a_fault(environment):
         'torch': doctor.Probe(facts={'cuda': '12.8', 'nccl': True, 'gloo': True}),
         'mmcv ops': doctor.Probe(facts={'cuda': 'not available'}),
     }
-    (fault,) = doctor.diagnose(replace(environment, probes=probes))
-    assert fault.component == 'mmcv ops'
-    assert 'without CUDA' in fault.sentence
+    (problem,) = doctor.diagnose(replace(environment, probes=probes))
+    assert problem.component == 'mmcv ops'
+    assert 'without CUDA' in problem.sentence
     probes['mmcv ops'] = doctor.Probe(facts={'cuda': '12.8'})
     assert doctor.diagnose(replace(environment, probes=probes)) == []
 
 
 def test_an_old_python_is_a_fault(environment):
-    (fault,) = doctor.diagnose(replace(environment, python='3.9.18'))
-    assert 'Python 3.9.18 is not supported' in fault.sentence
-    assert fault.command == f'python{TESTED["python"]} -m venv .venv'
+    (problem,) = doctor.diagnose(replace(environment, python='3.9.18'))
+    assert 'Python 3.9.18 is not supported' in problem.sentence
+    assert problem.command == f'python{TESTED["python"]} -m venv .venv'
     # Known without the package's metadata too.
     assert doctor._accepted()['python'] == doctor.PYTHON
 
@@ -545,8 +545,8 @@ def test_an_executable_with_a_space_is_quoted(environment):
     probes = {**environment.probes, 'ftfy': doctor.Probe('ModuleNotFoundError: x')}
     providers = {k: v for k, v in environment.providers.items() if k != 'ftfy'}
     env = replace(environment, executable='/my env/python', probes=probes, providers=providers)
-    (fault,) = doctor.diagnose(env)
-    assert shlex.split(fault.command)[:3] == ['/my env/python', '-m', 'pip']
+    (problem,) = doctor.diagnose(env)
+    assert shlex.split(problem.command)[:3] == ['/my env/python', '-m', 'pip']
 
 
 @pytest.mark.parametrize(

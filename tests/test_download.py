@@ -18,9 +18,9 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import distributed
 
-from convnext_backbones import download
-from convnext_backbones.checkpoint import check_container, read_checkpoints_safely
-from convnext_backbones.download import (
+from convnext_backbones.io import download
+from convnext_backbones.io.checkpoint import check_container
+from convnext_backbones.io.download import (
     CACHE_VARIABLE,
     FOLDERS_VARIABLE,
     OFFLINE_VARIABLE,
@@ -28,6 +28,7 @@ from convnext_backbones.download import (
     find_or_fetch,
     url_file_name,
 )
+from convnext_backbones.io.mmengine_patches import read_checkpoints_safely
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -2,7 +2,7 @@
 
 import csv
 import gc
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -18,19 +18,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from miniatures import gloo_only
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
-from noisy_models import noisy_labels
+from support.miniatures import gloo_only
+from support.noisy_models import noisy_labels
 
-from convnext_backbones import evaluation
+from convnext_backbones.evaluation import flags as evaluation_flags
+from convnext_backbones.evaluation import metrics as evaluation_metrics
+from convnext_backbones.evaluation import predictions
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / 'tools'
 NOISY = """
 _base_ = ['{base}']
-custom_imports = dict(imports=['convnext_backbones', 'noisy_models'])
+custom_imports = dict(imports=['convnext_backbones', 'support.noisy_models'])
 model = dict(_delete_=True, type='{model}')
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
@@ -39,10 +41,7 @@ test_dataloader = val_dataloader
 
 def load_tool(name: str):
     """A tool as a module; under its own name, test.py would hide Python's package of that name."""
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', TOOLS / f'{name}.py')
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f'tools.{name}')
 
 
 def read_json(path: Path):
@@ -101,7 +100,7 @@ def reference(compare_evaluators, made) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize('task', TASKS)
 def test_fast_evaluation_gives_the_same_twelve_numbers(compare_evaluators, made, reference, task):
-    fast = evaluation.fast_evaluator()
+    fast = evaluation_metrics.fast_evaluator()
     numbers, _ = compare_evaluators.evaluate(fast, made.ground_truth, made.detections, task)
     assert len(numbers) == 12
     assert np.abs(numbers - reference[task]).max() < 1e-9
@@ -128,7 +127,7 @@ def test_garbage_is_collected_again_after_an_evaluation(monkeypatch, enabled):
 
     monkeypatch.setattr('faster_coco_eval.COCOeval_faster.evaluate', fail)
     with pytest.raises(ZeroDivisionError):
-        evaluation.fast_evaluator()(None, None, 'bbox').evaluate()
+        evaluation_metrics.fast_evaluator()(None, None, 'bbox').evaluate()
     assert collects[-1] is enabled
 
 
@@ -335,7 +334,7 @@ def test_predictions_without_masks_are_evaluated_by_their_boxes(detected, tmp_pa
 
 
 def test_kept_predictions_hold_nothing_else(detected):
-    dump = evaluation.read_predictions(str(detected.dump))
+    dump = predictions.read_predictions(str(detected.dump))
     for record in dump['images']:
         for tensor in (record['bboxes'], record['scores'], record['labels']):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
@@ -458,7 +457,7 @@ def test_two_processes_keep_the_predictions_of_one(online, tmp_path):
     for path in online.work_dir.glob('per_class.*'):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     kept, shared = (
-        evaluation.read_predictions(str(p)) for p in (online.dump, tmp_path / 'shared.pt')
+        predictions.read_predictions(str(p)) for p in (online.dump, tmp_path / 'shared.pt')
     )
     assert str(shared) == str(kept)
 
@@ -466,15 +465,15 @@ def test_two_processes_keep_the_predictions_of_one(online, tmp_path):
 # --- test-time augmentation -----------------------------------------------------------------
 
 
-def colour_segmentor(name: str, tta: bool, data_root: Path):
-    """A published segmentor with a classifier of colours as its network, and its test data."""
+def color_segmentor(name: str, tta: bool, data_root: Path):
+    """A published segmentor with a classifier of colors as its network, and its test data."""
     cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
     head = dict(in_channels=3, in_index=0, channels=3, num_convs=0, concat_input=False)
-    cfg.model.backbone = dict(type='ColourBackbone')
+    cfg.model.backbone = dict(type='ColorBackbone')
     cfg.model.decode_head = cfg.model.pop('auxiliary_head') | dict(num_classes=3, **head)
     cfg.test_dataloader.dataset.data_root = str(data_root)
     if tta:
-        evaluation.use_tta(cfg)
+        evaluation_flags.set_tta(cfg)
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model).eval()
     return model, DATASETS.build(cfg.test_dataloader.dataset)
@@ -518,7 +517,7 @@ AUGMENTED = {
 )
 @pytest.mark.parametrize('tta', [False, True], ids=['windows', 'augmented'])
 def test_sizes_that_the_network_sees(name, size, tta, ade_like):
-    model, dataset = colour_segmentor(name, tta, ade_like)
+    model, dataset = color_segmentor(name, tta, ade_like)
     seen = (model.module if tta else model).backbone.seen
     for i, shape in enumerate([(150, 200), (60, 300)]):
         seen.clear()
@@ -532,7 +531,7 @@ def test_sizes_that_the_network_sees(name, size, tta, ade_like):
 
 
 def test_augmented_predictions_are_averaged_shares(ade_like):
-    model, dataset = colour_segmentor('upernet_convnext_t', True, ade_like)
+    model, dataset = color_segmentor('upernet_convnext_t', True, ade_like)
     segmentor = model.module
     torch.nn.init.normal_(segmentor.decode_head.conv_seg.weight, std=2)
     image = cv2.imread(str(ade_like / 'images/validation/ADE_val_0.jpg'))[..., ::-1]
@@ -562,5 +561,5 @@ def test_augmented_predictions_are_averaged_shares(ade_like):
 def test_augmentation_keeps_the_inference_mode_of_other_configs():
     cfg = Config.fromfile(ROOT / 'configs/sample/upernet_convnext_sample.py')
     cfg.model.test_cfg = ConfigDict(mode='slide', crop_size=(64, 64), stride=(32, 32))
-    evaluation.use_tta(cfg)
+    evaluation_flags.set_tta(cfg)
     assert cfg.model.module.test_cfg.mode == 'slide'

@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
 
 from convnext_backbones.experiments import EXPERIMENTS, settings
-from convnext_backbones.weights import PUBLISHED
+from convnext_backbones.weights.zoo import PUBLISHED
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 CDN = 'https://dl.fbaipublicfiles.com/convnext'

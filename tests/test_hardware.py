@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from convnext_backbones import hardware
+from convnext_backbones.engine import hardware
 
 
 def recipe(**entries) -> Config:

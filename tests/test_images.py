@@ -1,6 +1,5 @@
 """Images of every kind are read as mmcv reads them; one that cannot be read is named."""
 
-import importlib.util
 import io
 import json
 import os
@@ -17,28 +16,25 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from miniatures import leave_configs_unformatted, make_data, miniature
 from mmengine.config import Config
 from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 from PIL import Image
+from support.miniatures import leave_configs_unformatted, make_data, miniature
 
-from convnext_backbones.images import (
+from convnext_backbones.engine.runner import build_runner
+from convnext_backbones.engine.transforms import name_unreadable_files
+from convnext_backbones.io.images import (
     MAX_PIXELS_VARIABLE,
     PILLOWS_LIMIT_LIFTED,
     UnreadableFileError,
-    name_unreadable_files,
     read_image,
 )
-from convnext_backbones.launch import build_runner
-from convnext_backbones.training import skip_bad_images
+from convnext_backbones.training.flags import set_bad_image_skipping
+from tools import test as test_tool
+from tools import train
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / 'tools'))
-import train  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location('test_tool', ROOT / 'tools/test.py')
-test_tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(test_tool)
 
 LIMIT = 240  # seconds for one command
 HEIGHT, WIDTH = 40, 56
@@ -83,20 +79,20 @@ KINDS = {
     'progressive jpeg': (by_pillow('JPEG', progressive=True, quality=95), SCENE, 8),
     'jpeg and something after it': (JPEG + b'\0\0motion photo', SCENE, 8),
     'cmyk jpeg': (by_pillow('JPEG', 'CMYK', quality=95), SCENE, 8),
-    'grey jpeg': (by_cv2('.jpg', GREY), GREY[..., None], 8),
+    'gray jpeg': (by_cv2('.jpg', GREY), GREY[..., None], 8),
     'rotated jpeg': (upright(), cv2.rotate(SCENE, cv2.ROTATE_90_CLOCKWISE), 8),
     'png': (by_cv2('.png', SCENE), SCENE, 0),
-    'grey png': (by_cv2('.png', GREY), GREY[..., None], 0),
+    'gray png': (by_cv2('.png', GREY), GREY[..., None], 0),
     'png with alpha': (
         by_cv2('.png', np.dstack([SCENE, np.full_like(GREY, 7)])),
         SCENE,
         0,
     ),
-    'grey png with alpha': (by_pillow('PNG', 'LA'), GREY[..., None], 2),
+    'gray png with alpha': (by_pillow('PNG', 'LA'), GREY[..., None], 2),
     'png with a palette': (by_pillow('PNG', 'P'), SCENE, 60),
     'png of 1 bit': (by_pillow('PNG', '1'), None, 0),
     'png of 16 bits': (by_cv2('.png', SCENE.astype(np.uint16) * 256 + 255), SCENE, 0),
-    'grey png of 16 bits': (by_cv2('.png', GREY.astype(np.uint16) * 256), GREY[..., None], 0),
+    'gray png of 16 bits': (by_cv2('.png', GREY.astype(np.uint16) * 256), GREY[..., None], 0),
     'tiff of 16 bits': (by_cv2('.tiff', SCENE.astype(np.uint16) * 256), SCENE, 1),
     'bmp': (by_cv2('.bmp', SCENE), SCENE, 0),
     'webp': (by_pillow('WEBP', lossless=True), SCENE, 0),
@@ -225,7 +221,7 @@ def samples(tmp_path_factory) -> Path:
 def data(samples, tmp_path, monkeypatch) -> Path:
     """Sample data of its own in the current folder."""
     leave_configs_unformatted(monkeypatch)
-    monkeypatch.setattr('convnext_backbones.records.draw_results', lambda rows, path: None)
+    monkeypatch.setattr('convnext_backbones.training.records.draw_results', lambda rows, path: None)
     shutil.copytree(samples, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -245,16 +241,16 @@ def label_map(image: Path) -> Path:
 
 def of_kind(kind: str, size: tuple[int, int]) -> bytes:
     """An image of ``size`` in some format."""
-    grey = np.full(size, 90, np.uint8)
-    colour = np.dstack([grey, grey, grey])
-    picture, file = Image.fromarray(colour), io.BytesIO()
+    gray = np.full(size, 90, np.uint8)
+    color = np.dstack([gray, gray, gray])
+    picture, file = Image.fromarray(color), io.BytesIO()
     if kind == 'cmyk':
         picture.convert('CMYK').save(file, 'JPEG')
     elif kind == 'gif':
         picture.save(file, 'GIF', save_all=True, append_images=[Image.new('RGB', picture.size)])
     else:
-        alpha, deep = np.dstack([colour, grey]), grey.astype(np.uint16) * 256
-        forms = {'grey': grey, 'alpha': alpha, '16 bits': deep, 'one pixel': colour[:1, :1]}
+        alpha, deep = np.dstack([color, gray]), gray.astype(np.uint16) * 256
+        forms = {'gray': gray, 'alpha': alpha, '16 bits': deep, 'one pixel': color[:1, :1]}
         return by_cv2('.png', forms[kind])
     return file.getvalue()
 
@@ -264,7 +260,7 @@ def test_odd_images_train_and_validate(task, data):
     """Four images to train with and three to validate, none of them an RGB JPEG."""
     # mmdet loads boxes without looking at the image; for label maps see below.
     small = 'one pixel' if task == 'det' else 'alpha'
-    kinds = ['grey', 'alpha', 'cmyk', '16 bits', '16 bits', 'gif', small]
+    kinds = ['gray', 'alpha', 'cmyk', '16 bits', '16 bits', 'gif', small]
     for path, kind in zip(images(task, 'train') + images(task, 'val'), kinds, strict=True):
         path.write_bytes(of_kind(kind, cv2.imread(str(path)).shape[:2]))
     runner = build_runner(miniature(task, data / 'work', dict(det=1, seg=2)[task]))
@@ -326,11 +322,11 @@ def test_training_without_bad_images_names_each(data):
 def test_only_loaders_of_files_can_skip():
     cfg = Config(dict(train_dataloader=dict(dataset=dict(pipeline=[dict(type='Resize')]))))
     with pytest.raises(ValueError, match='expected LoadImageFromFile in the pipeline of train'):
-        skip_bad_images(cfg)
+        set_bad_image_skipping(cfg)
     inner = dict(pipeline=[dict(type='mmcv.LoadImageFromFile', to_float32=True)])
     wrapped = dict(type='RepeatDataset', times=2, dataset=inner)
     cfg = Config(dict(train_dataloader=dict(dataset=wrapped)))
-    skip_bad_images(cfg)
+    set_bad_image_skipping(cfg)
     assert cfg.train_dataloader.dataset.dataset.pipeline == [
         dict(type='LoadImageFromFile', to_float32=True, ignore_empty=True)
     ]

@@ -11,15 +11,13 @@ from mmengine.logging import MMLogger
 from torch import nn
 from torch.testing import assert_close
 
-from convnext_backbones import ConvNeXt, ConvNeXtClassifier, inference
-from convnext_backbones.backbone import Block
-from convnext_backbones.inference import (
-    InferenceBlock,
-    InferenceConvNeXt,
-    bf16_is_fast,
-    even_share,
-    optimize_for_inference,
-)
+from convnext_backbones import ConvNeXt, ConvNeXtClassifier
+from convnext_backbones.inference import backbone as inference_backbone
+from convnext_backbones.inference import fast_form, optimize
+from convnext_backbones.inference.backbone import InferenceBlock, InferenceConvNeXt, even_share
+from convnext_backbones.inference.fast_form import bf16_is_fast
+from convnext_backbones.inference.optimize import optimize_for_inference
+from convnext_backbones.models.convnext import Block
 
 CALLS = ('_convolution_pointwise', '_reorder_convolution_weight')
 SIZES = [(32, 32), (33, 63), (37, 500), (500, 32), (96, 64)]
@@ -87,12 +85,13 @@ def check(net, images, tolerance=1e-5):
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
 @pytest.mark.parametrize(
-    ('band_bytes', 'kept'), [(1, 0), (20_000, 512), (60_000, 0), (inference.BAND_BYTES, 10**6)]
+    ('band_bytes', 'kept'),
+    [(1, 0), (20_000, 512), (60_000, 0), (inference_backbone.BAND_BYTES, 10**6)],
 )
 def test_same_maps_at_every_size(net, monkeypatch, calls, size, band_bytes, kept):
     """Bands of few rows, several samples per band, and weights kept or not."""
-    monkeypatch.setattr(inference, 'BAND_BYTES', band_bytes)
-    monkeypatch.setattr(inference, 'KEEP_PACKED_POSITIONS', kept)
+    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', band_bytes)
+    monkeypatch.setattr(inference_backbone, 'KEEP_PACKED_POSITIONS', kept)
     for samples in (1, 3):
         check(net, torch.randn(samples, 3, *size))
     assert all(calls.values())
@@ -101,7 +100,7 @@ def test_same_maps_at_every_size(net, monkeypatch, calls, size, band_bytes, kept
 @pytest.mark.parametrize('part', [7, 32, 50])
 def test_same_maps_in_parts_of_the_channels(net, monkeypatch, part):
     """Parts of one size, and with a smaller one at the end."""
-    monkeypatch.setattr(inference, 'PART_CHANNELS', part)
+    monkeypatch.setattr(inference_backbone, 'PART_CHANNELS', part)
     fast = check(net, torch.randn(2, 3, 64, 96))
     block = fast.stages[-1][-1]
     parts = block.packed.value.parts
@@ -120,13 +119,13 @@ def test_bands_share_rows_and_samples(net, monkeypatch):
 
     monkeypatch.setattr(InferenceBlock, '_depthwise', note)
     fast = optimize_for_inference(net)
-    monkeypatch.setattr(inference, 'BAND_BYTES', 20_000)
+    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', 20_000)
     fast(torch.randn(3, 3, 96, 64))
     samples, rows, heights = zip(*seen, strict=True)
     assert set(samples) == {1, 2, 3}  # of a band, and of whole maps
     assert rows[:9] == (8,) * 9 and heights[0] == 24
     seen.clear()
-    monkeypatch.setattr(inference, 'BAND_BYTES', 1)
+    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', 1)
     fast(torch.randn(1, 3, 4 * 29, 32))
     assert [row for _, row, height in seen if height == 29] == [6, 6, 6, 6, 5]
 
@@ -159,7 +158,7 @@ def test_even_share():
     ids=str,
 )
 def test_same_maps_of_every_form(miniature, monkeypatch, calls, kwargs):
-    monkeypatch.setattr(inference, 'BAND_BYTES', 20_000)
+    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', 20_000)
     net = build(**dict(dict(arch=miniature), **kwargs))
     for samples, *size in ((1, 32, 32), (2, 75, 130)):
         check(net, torch.randn(samples, net.in_chans, *size))
@@ -336,7 +335,7 @@ def test_packed_weights_are_kept_for_small_maps_only(net, monkeypatch, calls):
     assert packings(1, 3, 64, 64) == 0
     assert packings(1, 3, 64, 96) == 3 * len(blocks)  # another shape of the maps
     assert all(block.packed.value is not None for block in blocks)
-    monkeypatch.setattr(inference, 'KEEP_PACKED_POSITIONS', 2 * 8 * 8)
+    monkeypatch.setattr(inference_backbone, 'KEEP_PACKED_POSITIONS', 2 * 8 * 8)
     fast = optimize_for_inference(net)
     blocks = [module for module in fast.modules() if isinstance(module, InferenceBlock)]
     packings(2, 3, 64, 64)  # maps of 16 x 16, then of 8 x 8
@@ -382,7 +381,7 @@ def test_onednn_switched_off(net, images, calls, monkeypatch):
 
 
 def test_a_torch_without_the_operations(net, images, calls, monkeypatch):
-    monkeypatch.setattr(inference, 'OPERATORS', (*inference.OPERATORS, '_no_such_operation'))
+    monkeypatch.setattr(fast_form, 'OPERATORS', (*fast_form.OPERATORS, '_no_such_operation'))
     check(net, images, tolerance=0)
     assert not any(calls.values())
 
@@ -505,7 +504,7 @@ def test_on_the_meta_device(net):
 
 
 def test_without_bf16_the_network_stays_in_fp32(net, images, monkeypatch, caplog):
-    monkeypatch.setattr(inference, 'bf16_is_fast', lambda: False)
+    monkeypatch.setattr(optimize, 'bf16_is_fast', lambda: False)
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     try:
@@ -518,7 +517,7 @@ def test_without_bf16_the_network_stays_in_fp32(net, images, monkeypatch, caplog
 
 
 def test_with_bf16_only_what_lies_between_is_bf16(net, monkeypatch):
-    monkeypatch.setattr(inference, 'bf16_is_fast', lambda: True)
+    monkeypatch.setattr(optimize, 'bf16_is_fast', lambda: True)
     fast = optimize_for_inference(net, dtype=torch.bfloat16)
     assert fast.compute_dtype == torch.bfloat16
     assert {parameter.dtype for parameter in fast.parameters()} == {torch.float32}
@@ -526,9 +525,9 @@ def test_with_bf16_only_what_lies_between_is_bf16(net, monkeypatch):
 
 
 @pytest.mark.skipif(not bf16_is_fast(), reason='this CPU has no bf16 instructions')
-@pytest.mark.parametrize('band_bytes', [20_000, inference.BAND_BYTES])
+@pytest.mark.parametrize('band_bytes', [20_000, inference_backbone.BAND_BYTES])
 def test_maps_in_bf16(net, monkeypatch, band_bytes):
-    monkeypatch.setattr(inference, 'BAND_BYTES', band_bytes)
+    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', band_bytes)
     fast = optimize_for_inference(net, dtype=torch.bfloat16)
     for size in SIZES:
         images = torch.randn(2, 3, *size)

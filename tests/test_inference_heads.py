@@ -23,20 +23,22 @@ from mmseg.utils import register_all_modules as register_segmentation
 from torch import nn
 from torch.testing import assert_close
 
-from convnext_backbones import inference_heads, inference_segmentors, winograd
-from convnext_backbones.inference import optimize_for_inference
-from convnext_backbones.inference_heads import (
+from convnext_backbones.inference import convolutions, segmentors
+from convnext_backbones.inference.convolutions import (
     InferenceConv2d,
     InferenceConvModule,
     InferenceLinear,
-    InferenceRoIAlign,
-    optimize_heads,
 )
-from convnext_backbones.inference_segmentors import (
+from convnext_backbones.inference.heads import optimize_heads
+from convnext_backbones.inference.optimize import optimize_for_inference
+from convnext_backbones.inference.roi_align import InferenceRoIAlign
+from convnext_backbones.inference.segmentors import (
     InferenceEncoderDecoder,
     InferenceUPerHead,
     add_convolved_upsampling,
 )
+from convnext_backbones.models import layers
+from convnext_backbones.ops import winograd
 
 # What mmcv and mmseg advise about the models here is not what is tested.
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:mm(cv|seg)')
@@ -77,7 +79,7 @@ def registered():
 @pytest.fixture(params=[False, True], ids=['AVX2', 'AVX512'])
 def cpu(request, monkeypatch):
     """Linear layers are replaced on CPUs with AVX-512 only."""
-    for module in ('layers', 'inference_heads'):
+    for module in ('models.layers', 'inference.heads'):
         monkeypatch.setattr(f'convnext_backbones.{module}.HAS_AVX512', request.param)
 
 
@@ -97,7 +99,7 @@ def winograds(request, monkeypatch):
         calls.append(args)
         return winograd.convolve(*args, **kwargs)
 
-    for module in (inference_heads, inference_segmentors):
+    for module in (convolutions, segmentors):
         monkeypatch.setattr(module, 'convolve', convolve)
     return SimpleNamespace(wanted=request.param, calls=calls)
 
@@ -317,7 +319,7 @@ def test_other_conv_modules_stay_as_they_are(kwargs):
 def test_linear():
     plain = nn.Linear(6, 5)
     fast = fast_copy(plain)
-    assert isinstance(fast, InferenceLinear) == inference_heads.HAS_AVX512
+    assert isinstance(fast, InferenceLinear) == layers.HAS_AVX512
     fast = copy.deepcopy(plain)
     fast.__class__ = InferenceLinear
     fast.eval().requires_grad_(False)
@@ -367,8 +369,8 @@ FUSIONS = [
 @pytest.mark.parametrize('align_corners', [True, False])
 @pytest.mark.parametrize('tile', [(32, 32), (5, 3), (1, 1)])
 def test_convolved_upsampling(monkeypatch, size, coarse_size, align_corners, tile):
-    monkeypatch.setattr(inference_segmentors, 'TILE_ROWS', tile[0])
-    monkeypatch.setattr(inference_segmentors, 'TILE_COLUMNS', tile[1])
+    monkeypatch.setattr(segmentors, 'TILE_ROWS', tile[0])
+    monkeypatch.setattr(segmentors, 'TILE_COLUMNS', tile[1])
     for channels, out_channels in ((4, 6), (1, 1)):
         coarse = torch.randn(1, channels, *coarse_size)
         weight = torch.randn(out_channels, channels, 3, 3)
@@ -427,10 +429,10 @@ def assert_same_segmentation(model, images, samples, tolerance=1e-5):
 @pytest.mark.parametrize('size', [(64, 96), (50, 75), (140, 40)], ids=str)
 @pytest.mark.parametrize('align_corners', [False, True])
 def test_upernet(monkeypatch, size, align_corners, winograds):
-    monkeypatch.setattr(inference_segmentors, 'TILE_ROWS', 7)
-    monkeypatch.setattr(inference_segmentors, 'TILE_COLUMNS', 5)
+    monkeypatch.setattr(segmentors, 'TILE_ROWS', 7)
+    monkeypatch.setattr(segmentors, 'TILE_COLUMNS', 5)
     plain_forward = []
-    head = inference_segmentors.UPerHead
+    head = segmentors.UPerHead
     forward = head._forward_feature
     monkeypatch.setattr(
         head, '_forward_feature', lambda *args: plain_forward.append(1) or forward(*args)
@@ -591,7 +593,7 @@ def test_detectors_of_the_project(name, winograds):
     fast = optimize_for_inference(model)
     kinds = {type(module) for module in fast.modules()}
     assert {InferenceRoIAlign, InferenceConvModule, InferenceConv2d} <= kinds
-    assert (InferenceLinear in kinds) == inference_heads.HAS_AVX512
+    assert (InferenceLinear in kinds) == layers.HAS_AVX512
     assert RoIAlign not in kinds
     assert_same_detections(model, fast)
     assert bool(winograds.calls) == winograds.wanted
@@ -692,10 +694,10 @@ def test_copies_of_whole_models(build):
 def test_whole_models_without_onednn(monkeypatch, build):
     model = build()
     fast = optimize_for_inference(model)
-    for module in ('inference', 'layers'):
+    for module in ('inference.fast_form', 'models.layers'):
         monkeypatch.setattr(f'convnext_backbones.{module}.HAS_ONEDNN', False)
-    monkeypatch.setattr(inference_heads, 'folded', None)
-    monkeypatch.setattr(inference_segmentors, 'add_convolved_upsampling', None)
+    monkeypatch.setattr(convolutions, 'folded', None)
+    monkeypatch.setattr(segmentors, 'add_convolved_upsampling', None)
     if build is detector:
         assert_same_detections(model, fast)
     else:

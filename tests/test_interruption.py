@@ -18,30 +18,30 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from interrupting import PLAIN, SLOW_DISK, leave_ornament_out
-from miniatures import NUMBERS, gloo_only, miniature
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import save_checkpoint
+from support.interrupting import PLAIN, SLOW_DISK, leave_ornament_out
+from support.miniatures import NUMBERS, gloo_only, miniature
 from torch.utils.data import DataLoader
 
-from convnext_backbones import files
-from convnext_backbones.checkpoint import read_checkpoint
-from convnext_backbones.interruption import InterruptionHook
-from convnext_backbones.records import RecordsHook, ResultsTable
-from convnext_backbones.resume import (
+from convnext_backbones.io import files, mmengine_patches
+from convnext_backbones.io.checkpoint import read_checkpoint
+from convnext_backbones.reports.results_table import ResultsTable
+from convnext_backbones.training.interruption import InterruptionHook
+from convnext_backbones.training.records import RecordsHook
+from convnext_backbones.training.resume import (
     INTERRUPTED,
     ProvidentCheckpointHook,
-    make_resumable,
     newest_checkpoint,
+    set_resumable,
 )
+from tools import train
+from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / 'tools'
 LIMIT = 600  # seconds for one command
-sys.path.append(str(TOOLS))
-import train  # noqa: E402
-from make_sample_data import Options, make_sample_data  # noqa: E402
 
 EPOCH = 4  # batches
 LENGTHS = {'det': 2, 'seg': 6}  # epochs, iterations
@@ -87,7 +87,7 @@ def config(task: str, data: Path, workers: int = 0) -> Config:
     cfg.model.backbone.drop_path_rate = 0.5
     cfg.default_hooks.checkpoint.max_keep_ckpts = 1
     cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=8)]
-    cfg.custom_imports = dict(imports=['convnext_backbones', 'interrupting'])
+    cfg.custom_imports = dict(imports=['convnext_backbones', 'support.interrupting'])
     if task == 'det':
         cfg.val_evaluator.ann_file = f'{data}/coco/annotations/instances_val.json'
         cfg.param_scheduler.append(dict(type='MultiStepLR', milestones=[1], gamma=0.5))
@@ -246,7 +246,9 @@ def write(path: Path, time: str, iter: int = 0) -> Path:
 
 def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_said(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('convnext_backbones.resume.print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(
+        'convnext_backbones.training.resume.print_log', lambda text, *_: said.append(text)
+    )
     assert newest_checkpoint(tmp_path) is None
     # The latest is not the one with the highest number, and not the one that was copied last.
     oldest = write(tmp_path / 'epoch_30.pth', '20260101_000000', iter=30)
@@ -301,7 +303,7 @@ def test_what_cannot_be_written_leaves_what_was_there(reason, tmp_path, monkeypa
         with pytest.raises(files.WriteError, match=re.escape(f"{os.strerror(reason)}: '{path}'")):
             files.write_atomically(path, 'new')
     assert [p.read_text() for p in tmp_path.iterdir()] == ['old']
-    # A real fault, which root has as well: the name of the temporary file is taken.
+    # A real problem, which root has as well: the name of the temporary file is taken.
     path.with_name('file.pth.tmp').mkdir()
     with pytest.raises(files.WriteError, match='file.pth'):
         files.write_atomically(path, 'new')
@@ -309,7 +311,7 @@ def test_what_cannot_be_written_leaves_what_was_there(reason, tmp_path, monkeypa
 
 
 def test_mmengine_writes_through_files(tmp_path, monkeypatch):
-    files.write_checkpoints_atomically()
+    mmengine_patches.write_checkpoints_atomically()
     path = tmp_path / 'new/file.pth'
     save_checkpoint(dict(state=1), str(path))
     monkeypatch.setattr(os, 'replace', lambda *_: 1 / 0)
@@ -365,18 +367,18 @@ def test_the_last_checkpoint_goes_when_the_next_is_there(full, tmp_path):
 
 def test_only_mmengines_own_loop_and_hook_are_replaced():
     cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=1)))
-    make_resumable(cfg)
+    set_resumable(cfg)
     assert cfg.train_cfg.type.endswith('.ResumableEpochBasedTrainLoop')
     assert 'by_epoch' not in cfg.train_cfg
     assert cfg.default_hooks.checkpoint.interval == 1
     done = deepcopy(cfg.to_dict())
-    make_resumable(cfg)
+    set_resumable(cfg)
     assert cfg.to_dict() == done
     cfg = Config(dict(train_cfg=dict(by_epoch=False), default_hooks=dict(checkpoint=None)))
-    make_resumable(cfg)
+    set_resumable(cfg)
     assert cfg.train_cfg == dict(by_epoch=False) and cfg.default_hooks.checkpoint is None
     cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=CheckpointHook, interval=3))))
-    make_resumable(cfg)
+    set_resumable(cfg)
     assert cfg.default_hooks.checkpoint.type.endswith('.ProvidentCheckpointHook')
 
 
@@ -479,7 +481,7 @@ def test_killed_at_random_moments(task, data, tmp_path):
     with (
         (tmp_path / 'log').open('w') as log,
         subprocess.Popen(
-            [sys.executable, '-c', 'import interrupting; interrupting.serve()'],
+            [sys.executable, '-c', 'from support import interrupting; interrupting.serve()'],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -2,19 +2,16 @@
 
 import pytest
 import torch
-from miniatures import CONFIGS, miniature
 from mmengine.model import BaseTTAModel
 from mmengine.registry import MODELS, init_default_scope
+from support.miniatures import CONFIGS, miniature
 from torch import nn
 
-from convnext_backbones.checkpoint import write_safetensors
-from convnext_backbones.launch import (
-    build_model,
-    build_runner,
-    config_parser,
-    load_config,
-    load_trained,
-)
+from convnext_backbones.config.flags import config_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.engine.build import build_model, load_trained
+from convnext_backbones.engine.runner import build_runner
+from convnext_backbones.io.checkpoint import write_safetensors
 
 CLASSES = tuple('abcdefghij')
 PALETTE = [[10 * i, 0, 0] for i in range(10)]

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from convnext_backbones import ConvNeXt
-from convnext_backbones.layer_decay import count_layers, layer_id
+from convnext_backbones.models.layer_ids import count_layers, layer_id
 
 # (arch, the authors' num_layers, decay_rate, decay_type) of the published experiments.
 SETTINGS = [
@@ -27,7 +27,7 @@ SETTINGS = [
 
 
 class Model(nn.Module):
-    """A backbone with something that stands for neck and heads: decayed, undecayed, normalised."""
+    """A backbone with something that stands for neck and heads: decayed, undecayed, normalized."""
 
     def __init__(self, backbone):
         super().__init__()

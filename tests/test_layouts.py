@@ -4,15 +4,13 @@ import pytest
 import torch
 
 from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier
-from convnext_backbones.layouts import (
-    LAYOUTS,
-    MMPRETRAIN,
-    OFFICIAL,
+from convnext_backbones.weights.layouts import LAYOUTS, MMPRETRAIN, OFFICIAL
+from convnext_backbones.weights.names import (
     export,
     find_networks,
     in_our_shape,
     our_name,
-    recognise,
+    recognize,
     their_name,
     variant_name,
 )
@@ -31,7 +29,7 @@ def read_back(exported: dict[str, torch.Tensor], layout: str) -> dict[str, torch
     """What the file of a layout holds, under the authors' names."""
     ((found, prefix),) = find_networks(exported)
     assert found is LAYOUTS[layout]
-    names = recognise(exported, found, prefix)
+    names = recognize(exported, found, prefix)
     assert not names.unknown and not names.others
     return {name: in_our_shape(name, exported[key]) for name, key in names.names.items()}
 
@@ -64,7 +62,7 @@ def test_no_two_names_become_one(layout, kind):
     found = [name for name in theirs.values() if name]
     assert len(set(found)) == len(found)
     for name, other in theirs.items():
-        # mmpretrain gives one name two meanings; `recognise` decides by the rest of the file.
+        # mmpretrain gives one name two meanings; `recognize` decides by the rest of the file.
         if other and not (LAYOUTS[layout] is MMPRETRAIN and name.startswith('norm.')):
             assert our_name(LAYOUTS[layout], other) == name
 
@@ -89,7 +87,7 @@ def test_any_prefix_is_found(layout, prefix, miniature):
     exported, _ = export(weights(miniature, ConvNeXt), LAYOUTS[layout])
     prefixed = [prefix + name for name in exported]
     assert find_networks(prefixed) == [(LAYOUTS[layout], prefix)]
-    found = recognise(prefixed, LAYOUTS[layout], prefix)
+    found = recognize(prefixed, LAYOUTS[layout], prefix)
     assert len(found.names) == len(exported) and not found.unknown
 
 
@@ -109,7 +107,7 @@ def test_the_parts_around_a_backbone_are_kept_apart(miniature):
     exported, _ = export(state, MMPRETRAIN, inside=True)
     heads = ['neck.conv.weight', 'roi_head.bbox_head.fc_cls.weight', 'decode_head.conv_seg.bias']
     names = [f'module.{name}' for name in [*exported, *heads]]
-    found = recognise(names, *find_networks(names)[0])
+    found = recognize(names, *find_networks(names)[0])
     assert found.prefix == 'module.backbone.'
     assert found.others == {name: f'module.{name}' for name in heads}
     assert not found.outside
@@ -117,12 +115,12 @@ def test_the_parts_around_a_backbone_are_kept_apart(miniature):
 
 
 @pytest.mark.parametrize('head', [True, False])
-def test_the_norm_after_pooling_is_recognised_in_files_of_mmpretrain(head, miniature):
+def test_the_norm_after_pooling_is_recognized_in_files_of_mmpretrain(head, miniature):
     exported, _ = export(weights(miniature), MMPRETRAIN)
     assert 'backbone.norm3.weight' in exported and 'head.fc.weight' in exported
     if not head:  # as in OpenMMLab's files for detectors
         exported = {name: t for name, t in exported.items() if not name.startswith('head')}
-    found = recognise(exported, *find_networks(exported)[0])
+    found = recognize(exported, *find_networks(exported)[0])
     assert found.renamed_norm
     assert found.names['norm.weight'] == 'backbone.norm3.weight'
     assert not any(name.startswith('norm3') for name in found.names)
@@ -132,7 +130,7 @@ def test_a_detector_with_the_fourth_output_alone_keeps_its_norm(miniature):
     state = weights(miniature, lambda arch: ConvNeXt(arch, out_indices=(3,)))
     exported, _ = export(state, MMPRETRAIN, inside=True)
     names = [*exported, 'neck.conv.weight']
-    found = recognise(names, *find_networks(names)[0])
+    found = recognize(names, *find_networks(names)[0])
     assert not found.renamed_norm and set(found.names) == set(state)
     # Without a neck beside it nobody could tell, so no such file is written.
     with pytest.raises(ValueError, match='more output norms than the fourth'):
@@ -162,7 +160,7 @@ def test_torchvision_has_axes_behind_its_layer_scale(miniature):
 
 def test_a_name_written_twice_is_not_taken_twice():
     names = ['stages.0.0.dwconv.weight', 'stages.00.0.dwconv.weight']
-    found = recognise(names, OFFICIAL, '')
+    found = recognize(names, OFFICIAL, '')
     assert found.unknown == ['stages.00.0.dwconv.weight']
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
-from convnext_backbones.backbone import Block
+from convnext_backbones.models.convnext import Block
 
 LAYERS = ('dwconv', 'norm', 'pwconv1', 'act', 'pwconv2')
 
@@ -15,7 +15,7 @@ LAYERS = ('dwconv', 'norm', 'pwconv1', 'act', 'pwconv2')
 @pytest.fixture(params=[True, False], ids=['convolution', 'linear'])
 def pointwise(request, monkeypatch):
     """Both forms of the pointwise layers: that of CPUs with AVX-512, and that of all else."""
-    monkeypatch.setattr('convnext_backbones.layers.HAS_AVX512', request.param)
+    monkeypatch.setattr('convnext_backbones.models.layers.HAS_AVX512', request.param)
 
 
 def pair(arch, layer_scale_init_value=1.0, **kwargs):

@@ -6,7 +6,7 @@ import pytest
 from modelindex.load_model_index import load
 
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.weights import PUBLISHED
+from convnext_backbones.weights.zoo import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 

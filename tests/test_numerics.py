@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import leave_configs_unformatted, make_data, miniature
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -18,17 +17,18 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.structures import BaseDataElement
+from support.miniatures import leave_configs_unformatted, make_data, miniature
 from torch import nn
 from torch.utils.data import DataLoader
 
-from convnext_backbones import numerics
-from convnext_backbones.checkpoint import read_checkpoint
-from convnext_backbones.hardware import CPUDistributedDataParallel
-from convnext_backbones.numerics import FiniteNumbersHook, NotFiniteError, file_names, listed
+from convnext_backbones.engine.batch_files import NotFiniteError, file_names, listed
+from convnext_backbones.engine.hardware import CPUDistributedDataParallel
+from convnext_backbones.io.checkpoint import read_checkpoint
+from convnext_backbones.training import finite_numbers
+from convnext_backbones.training.finite_numbers import FiniteNumbersHook
+from tools import train
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / 'tools'))
-import train  # noqa: E402
 
 NAN, INF = math.nan, math.inf
 LIMIT = 240  # seconds for one command
@@ -124,7 +124,7 @@ def test_it_changes_nothing_as_long_as_all_is_finite(tmp_path):
         runner.train()
     assert same(guarded.model.state_dict(), free.model.state_dict())
     assert 'parse_losses' not in vars(guarded.model)
-    assert not isinstance(guarded.optim_wrapper.step, numerics.partial)
+    assert not isinstance(guarded.optim_wrapper.step, finite_numbers.partial)
     assert guard.skips == guard.overflows == 0
 
 
@@ -229,7 +229,7 @@ def test_an_overflow_is_left_to_the_scaler(amp, tmp_path):
     ids=['dynamic', 'fixed'],
 )
 def test_overflows_without_end_are_divergence(scale, arguments, end, amp, tmp_path, monkeypatch):
-    monkeypatch.setattr(numerics, 'MOST_OVERFLOWS_IN_A_ROW', 3)
+    monkeypatch.setattr(finite_numbers, 'MOST_OVERFLOWS_IN_A_ROW', 3)
     model = Model()
     model.last.weight.register_hook(lambda gradient: gradient * INF)
     runner, _ = prepare(tmp_path, [1, 2] * 9, model=model, built=amp(model, scale, **arguments))
@@ -316,7 +316,7 @@ class PoisonHook(Hook):
 
 def test_the_command_stops_or_skips_and_resumes(tmp_path, monkeypatch):
     leave_configs_unformatted(monkeypatch)
-    monkeypatch.setattr('convnext_backbones.records.draw_results', lambda rows, path: None)
+    monkeypatch.setattr('convnext_backbones.training.records.draw_results', lambda rows, path: None)
     make_data(tmp_path)
     monkeypatch.chdir(tmp_path)
     cfg = miniature('seg', tmp_path / 'work', length=4)
@@ -344,7 +344,7 @@ def test_the_command_stops_or_skips_and_resumes(tmp_path, monkeypatch):
 def test_files_are_found_in_whatever_holds_the_samples():
     samples = [sample(i, 0.0)['data_samples'] for i in (0, 1, 0)]
     assert file_names(dict(inputs=[torch.zeros(3)], data_samples=samples)) == ['0.jpg', '1.jpg']
-    branches = dict(data_samples=dict(labelled=samples[:1], others=[samples[1:2]]))
+    branches = dict(data_samples=dict(labeled=samples[:1], others=[samples[1:2]]))
     assert file_names(branches) == ['0.jpg', '1.jpg']
     assert file_names(dict(data_samples=[BaseDataElement()])) == []
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
-from convnext_backbones.layers import PatchConv2d, convolve_patches
+from convnext_backbones.models.layers import PatchConv2d, convolve_patches
 
 # As fractions of the largest value; bf16 has 8 bits.
 TOLERANCE = 0.02

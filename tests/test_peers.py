@@ -4,7 +4,7 @@ timm and torchvision need another environment: tests/peers/test_timm_torchvision
 """
 
 import pytest
-from peer_models import PEERS, TOLERANCE, compare_backbones, compare_classifiers
+from support.peer_models import PEERS, TOLERANCE, compare_backbones, compare_classifiers
 
 from convnext_backbones import VARIANTS
 

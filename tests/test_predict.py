@@ -14,23 +14,24 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from untrained import leave_untrained
+from support.untrained import leave_untrained
 
-from convnext_backbones.images import MAX_PIXELS_VARIABLE
-from convnext_backbones.launch import build_model
+from convnext_backbones.engine.build import build_model
+from convnext_backbones.inference import predictor
+from convnext_backbones.io import images
+from convnext_backbones.io.images import MAX_PIXELS_VARIABLE
+from tools import predict
 
 TOOLS = Path(__file__).parents[1] / 'tools'
-sys.path.append(str(TOOLS))
 
-import predict  # noqa: E402
 
 HEIGHT, WIDTH = 40, 56
 
 
 def picture(seed: int = 0) -> np.ndarray:
-    """Blocks of random colours, (H, W, 3)."""
-    colours = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    return colours.repeat(8, 0).repeat(8, 1)
+    """Blocks of random colors, (H, W, 3)."""
+    colors = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return colors.repeat(8, 0).repeat(8, 1)
 
 
 def write_good_images(folder: Path) -> dict[str, tuple[int, int]]:
@@ -41,7 +42,7 @@ def write_good_images(folder: Path) -> dict[str, tuple[int, int]]:
     rgb.save(folder / 'scene.png')  # the same stem
     rgb.save(folder / 'scene.webp')
     rgb.save(folder / 'UPPER.BMP')
-    rgb.convert('L').save(folder / 'grey.png')
+    rgb.convert('L').save(folder / 'gray.png')
     rgb.convert('1').save(folder / 'black_and_white.png')
     rgb.convert('LA').save(folder / 'grey_alpha.png')
     rgb.convert('RGBA').save(folder / 'alpha.png')
@@ -49,7 +50,7 @@ def write_good_images(folder: Path) -> dict[str, tuple[int, int]]:
     rgb.convert('CMYK').save(folder / 'print.jpeg')
     Image.fromarray(deep).save(folder / 'deep.png')
     Image.fromarray(deep).save(folder / 'deep.tiff')
-    cv2.imwrite(str(folder / 'deep_colour.tif'), picture().astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / 'deep_color.tif'), picture().astype(np.uint16) * 257)
     frames = [Image.fromarray(picture(seed)) for seed in (1, 2)]
     for name in ('animated.gif', 'animated.png', 'animated.webp'):
         rgb.save(folder / name, save_all=True, append_images=frames)
@@ -135,7 +136,7 @@ def test_every_kind_of_image_and_bad_ones_between_them(model, tmp_path):
 
 
 def test_a_failing_model_loses_one_image(model, two_images, tmp_path, monkeypatch):
-    found = predict.Predictor.predict
+    found = predictor.Predictor.predict
     calls = []
 
     def fail_first(self, image):
@@ -144,7 +145,7 @@ def test_a_failing_model_loses_one_image(model, two_images, tmp_path, monkeypatc
             raise MemoryError('cannot allocate\n8 GiB')
         return found(self, image)
 
-    monkeypatch.setattr(predict.Predictor, 'predict', fail_first)
+    monkeypatch.setattr(predictor.Predictor, 'predict', fail_first)
     message, saved = run(model, two_images, tmp_path / 'out')
     assert message == f'predict: {two_images / "a.png"}: MemoryError: cannot allocate 8 GiB'
     assert saved['images'].keys() == {'b.png'}
@@ -167,7 +168,7 @@ def test_what_is_done_when_it_is_interrupted_is_kept(
             raise KeyboardInterrupt
         return picture()
 
-    monkeypatch.setattr(predict, 'read_image', read)
+    monkeypatch.setattr(images, 'read_image', read)
     status, saved = run(model, two_images, tmp_path / 'out')
     assert status == 130
     assert saved['images'].keys() == {'a.png'} and not saved['failures']
@@ -178,7 +179,7 @@ def test_results_that_do_not_fit_into_memory_are_not_begun(
     model, two_images, tmp_path, monkeypatch
 ):
     Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(two_images / 'b.png')
-    monkeypatch.setattr(predict, 'available_memory', lambda: 12e6)
+    monkeypatch.setattr(predictor, 'available_memory', lambda: 12e6)
     message, saved = run(model, two_images, tmp_path / 'out')
     assert re.fullmatch(
         f'predict: {two_images / "b.png"}: results for 500 x 400 pixels take at least [0-9.]+ GiB, '
@@ -191,7 +192,7 @@ def test_results_that_do_not_fit_into_memory_are_not_begun(
 @pytest.mark.slow
 def test_an_image_of_20000_x_20000_pixels_that_may_be_read(model, tmp_path, monkeypatch):
     monkeypatch.setenv(MAX_PIXELS_VARIABLE, str(20_000**2))
-    monkeypatch.setattr(predict, 'available_memory', lambda: 8 * 2**30)
+    monkeypatch.setattr(predictor, 'available_memory', lambda: 8 * 2**30)
     Image.new('1', (20_000, 20_000)).save(tmp_path / 'huge.png')
     message, saved = run(model, tmp_path / 'huge.png', tmp_path / 'out')
     assert 'results for 20000 x 20000 pixels take at least' in message and not saved['images']
@@ -200,22 +201,22 @@ def test_an_image_of_20000_x_20000_pixels_that_may_be_read(model, tmp_path, monk
 
 def test_free_memory_is_that_of_the_machine_or_of_its_container(monkeypatch):
     files = {'/proc/meminfo': 'MemTotal: 9000 kB\nMemAvailable:    5000 kB\n'}
-    monkeypatch.setattr(predict, '_text', lambda path: files.get(path, ''))
-    assert predict.available_memory() == 5000 * 1024
+    monkeypatch.setattr(predictor, '_text', lambda path: files.get(path, ''))
+    assert predictor.available_memory() == 5000 * 1024
     files['/sys/fs/cgroup/memory.max'] = 'max\n'
     files['/sys/fs/cgroup/memory.stat'] = 'file 7\nanon 1000000\n'
-    assert predict.available_memory() == 5000 * 1024
+    assert predictor.available_memory() == 5000 * 1024
     files['/sys/fs/cgroup/memory.max'] = '3000000\n'
-    assert predict.available_memory() == 2_000_000
+    assert predictor.available_memory() == 2_000_000
     files.clear()
-    assert predict.available_memory() == float('inf')
+    assert predictor.available_memory() == float('inf')
 
 
 def test_predictions_are_those_of_the_toolboxes(model, two_images, tmp_path):
     cfg = Config.fromfile(model[0])
     network = build_model(cfg, str(model[1]), 'cpu')
     image = cv2.imread(str(two_images / 'a.png'))
-    ours = predict.Predictor(cfg, network, tmp_path, 0).predict(image)
+    ours = predictor.Predictor(cfg, network, tmp_path, 0).predict(image)
     if cfg.default_scope == 'mmdet':
         from mmdet.apis import inference_detector
 
@@ -236,10 +237,10 @@ def test_a_config_without_a_pipeline_or_classes_is_said(model, tmp_path):
     network = build_model(cfg, str(model[1]), 'cpu')
     network.dataset_meta = {}
     with pytest.raises(ValueError, match='expected the names of the classes in the checkpoint'):
-        predict.Predictor(cfg, network, tmp_path, 0)
+        predictor.Predictor(cfg, network, tmp_path, 0)
     cfg.test_dataloader.dataset.pipeline = []
     with pytest.raises(ValueError, match='expected test_dataloader.dataset.pipeline'):
-        predict.inference_pipeline(cfg)
+        predictor.inference_pipeline(cfg)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The check before a training: healthy data and configs, then each broken in one way."""
 
-import importlib.util
+import importlib
 import json
 import os
 from copy import deepcopy
@@ -10,28 +10,33 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from miniatures import leave_configs_unformatted, miniature
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image
+from support.miniatures import leave_configs_unformatted, miniature
 
-from convnext_backbones import ConvNeXt, preflight, preflight_coco
-from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.files import leaves_root
-from convnext_backbones.findings import ERROR, WARNING
-from convnext_backbones.preflight import (
+from convnext_backbones import ConvNeXt
+from convnext_backbones.checks import coco as checks_coco
+from convnext_backbones.checks import model as checks_model
+from convnext_backbones.checks import preflight
+from convnext_backbones.checks import sources as checks_sources
+from convnext_backbones.checks.data import check_data
+from convnext_backbones.checks.findings import ERROR, WARNING
+from convnext_backbones.checks.preflight import find_problems
+from convnext_backbones.checks.sources import SAMPLE, build_sources
+from convnext_backbones.checks.training import (
     check_batch_size,
-    check_data,
     check_disk,
     check_imports,
     check_optimizer,
-    check_weights,
     checkpoint_size,
     count_checkpoints,
-    find_faults,
-    local_file,
 )
-from convnext_backbones.preflight_data import SAMPLE, build_sources
+from convnext_backbones.checks.weights import check_weights
+from convnext_backbones.engine import build as engine_build
+from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.io.files import leaves_root
+from convnext_backbones.weights.zoo import local_file
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 40, 30
@@ -40,10 +45,7 @@ SPLITS = ('train', 'val')
 
 
 def tool(name: str):
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f'tools.{name}')
 
 
 def draw(path: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
@@ -116,7 +118,7 @@ class Coco:
 
 
 class Maps:
-    """A healthy data set for segmentation: values 1 and 2 are the classes, 0 is unlabelled."""
+    """A healthy data set for segmentation: values 1 and 2 are the classes, 0 is unlabeled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -230,7 +232,7 @@ def test_a_broken_annotation_file(coco, name):
     change(coco.train)
     finding, *others = check_files(coco.config())
     assert bool(others) == (name in MORE_THAN_ONE)
-    assert finding.level == level and what in finding.what and finding.mend
+    assert finding.level == level and what in finding.what and finding.fix
     assert finding.where == str(coco.folder / 'train.json')
     assert finding.count == (place is not None)
     assert place is None or place in finding.examples[0]
@@ -263,7 +265,7 @@ def test_corners_in_place_of_sizes_are_an_error(coco):
         entry['bbox'] = [25, 16, 35, 24]
     (finding,) = check_files(coco.config())
     assert finding.level == ERROR and 'reach beyond' in finding.what and finding.count == 3
-    assert 'not two corners' in finding.mend
+    assert 'not two corners' in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_a_missing_annotation_file(coco):
     (finding,) = check_files(cfg)
     assert finding.level == ERROR and 'No such file' in finding.what
     assert finding.where == str(coco.folder / 'none.json')
-    assert 'val_dataloader.dataset' in finding.mend
+    assert 'val_dataloader.dataset' in finding.fix
 
 
 def test_no_category_is_a_class(coco):
@@ -359,9 +361,9 @@ def test_file_names_that_lead_out_are_not_opened(coco, name, monkeypatch):
     draw(coco.folder.parent / 'secret.jpg')
     image(file_name=name)(coco.train)
     opened = []
-    open_image = preflight_coco.open_image
+    open_image = checks_sources.open_image
     monkeypatch.setattr(
-        preflight_coco,
+        checks_coco,
         'open_image',
         lambda path, loader: opened.append(path) or open_image(path, loader),
     )
@@ -409,7 +411,7 @@ def test_a_photograph_that_is_turned(coco):
     assert finding.level == ERROR and 'EXIF' in finding.what and finding.examples == (str(path),)
     load = cfg.train_dataloader.dataset.pipeline[0]
     load.color_type = 'color_ignore_orientation'  # the remedy that the finding names
-    assert load.color_type in finding.mend
+    assert load.color_type in finding.fix
     assert check_files(cfg) == []
 
 
@@ -466,7 +468,7 @@ def test_a_label_that_is_no_class(maps):
     (finding,) = check_files(maps.config())
     assert finding.level == ERROR and 'none of 2 classes' in finding.what
     assert finding.examples == (f'{maps.folder}/maps/train/2.png: 3',)
-    assert 'reduce_zero_label=False' in finding.mend
+    assert 'reduce_zero_label=False' in finding.fix
 
 
 def test_labels_without_reduce_zero_label(maps):
@@ -474,7 +476,7 @@ def test_labels_without_reduce_zero_label(maps):
     found = check_files(cfg)
     assert [finding.level for finding in found] == [ERROR, ERROR]
     assert found[0].count == 3 and found[0].examples[0].endswith('1.png: 2')
-    assert 'reduce_zero_label=True' in found[0].mend
+    assert 'reduce_zero_label=True' in found[0].fix
     for split in SPLITS:
         for number in range(1, 4):
             maps.label(f'{split}/{number}', 0, 1)
@@ -517,7 +519,7 @@ def test_a_label_map_of_another_size(maps):
     assert finding.examples == (f'{maps.folder}/maps/val/3.png: 30 x 40, the image 40 x 30',)
 
 
-def test_label_maps_in_colour_and_with_a_palette(maps):
+def test_label_maps_in_color_and_with_a_palette(maps):
     path = maps.folder / 'maps/train/1.png'
     with Image.open(path) as labels:
         indexed = labels.convert('P')
@@ -604,7 +606,7 @@ def seg(maps, tmp_path) -> Config:
 def test_a_healthy_config_has_no_finding_and_stays_as_it_was(task, request, capfd):
     cfg = request.getfixturevalue(task)
     before = deepcopy(cfg.to_dict())
-    assert find_faults(cfg) == []
+    assert find_problems(cfg) == []
     assert cfg.to_dict() == before
     assert not Path(cfg.work_dir).exists()
     assert capfd.readouterr().out == ''
@@ -612,21 +614,21 @@ def test_a_healthy_config_has_no_finding_and_stays_as_it_was(task, request, capf
 
 def test_heads_for_other_classes(det):
     det.model.roi_head.bbox_head.num_classes = 80
-    (finding,) = find_faults(det, thorough=False)  # of both splits, once each
+    (finding,) = find_problems(det, thorough=False)  # of both splits, once each
     assert finding.level == ERROR and finding.where == 'model'
     assert finding.examples == ('roi_head.bbox_head: 80',)
-    assert 'num_classes=2' in finding.mend
+    assert 'num_classes=2' in finding.fix
 
 
 def test_every_head_of_a_list(det, seg):
-    from convnext_backbones.complexity import build_on_meta
+    from convnext_backbones.engine.build import build_on_meta
 
     roi_head = det.model.roi_head
     roi_head.update(type='CascadeRoIHead', num_stages=2, stage_loss_weights=[1, 0.5])
     roi_head.bbox_head = [roi_head.bbox_head, dict(roi_head.bbox_head, num_classes=3)]
     det.model.type = 'CascadeRCNN'
     det.model.train_cfg.rcnn = [det.model.train_cfg.rcnn] * 2
-    heads = dict(preflight._classifying_heads(build_on_meta(det)))
+    heads = dict(checks_model._classifying_heads(build_on_meta(det)))
     assert heads == {
         'roi_head.bbox_head.0': 2,
         'roi_head.bbox_head.1': 3,
@@ -634,16 +636,16 @@ def test_every_head_of_a_list(det, seg):
         'roi_head.mask_head.1': 2,
     }
     seg.model.auxiliary_head = [dict(seg.model.auxiliary_head, num_classes=5)]
-    heads = dict(preflight._classifying_heads(build_on_meta(seg)))
+    heads = dict(checks_model._classifying_heads(build_on_meta(seg)))
     assert heads == {'decode_head': 2, 'auxiliary_head.0': 5}
 
 
 @pytest.mark.parametrize('classes', ['cat', None])
 def test_classes_that_are_no_list(det, classes):
     det.val_dataloader.dataset.metainfo = dict(classes=classes)
-    finding = find_faults(det, thorough=False)[0]
+    finding = find_problems(det, thorough=False)[0]
     assert (finding.level, finding.where) == (ERROR, 'val_dataloader.dataset.metainfo')
-    assert f'got {classes!r}' in finding.what and 'comma' in finding.mend
+    assert f'got {classes!r}' in finding.what and 'comma' in finding.fix
 
 
 def test_classes_that_differ_between_splits(det, coco):
@@ -651,14 +653,14 @@ def test_classes_that_differ_between_splits(det, coco):
         category['name'] = name
     coco.config()
     det.val_dataloader.dataset.metainfo = dict(classes=('cow', 'dog'))
-    (finding,) = find_faults(det, thorough=False)
+    (finding,) = find_problems(det, thorough=False)
     assert (finding.level, finding.where) == (ERROR, 'val_dataloader.dataset.metainfo')
     assert "'cow', 'dog' other than those of train_dataloader.dataset" in finding.what
 
 
 def test_a_model_that_cannot_be_built(det):
     det.model.neck.type = 'NoSuchNeck'
-    (finding,) = find_faults(det, thorough=False)
+    (finding,) = find_problems(det, thorough=False)
     assert (finding.level, finding.where) == (ERROR, 'model') and 'NoSuchNeck' in finding.what
 
 
@@ -667,7 +669,7 @@ def test_forgotten_imports(det):
     det.pop('custom_imports')
     (finding,) = check_imports(det)
     assert finding.level == WARNING and finding.examples == ("model.backbone.type='ConvNeXt'",)
-    assert "custom_imports = dict(imports=['convnext_backbones']" in finding.mend
+    assert "custom_imports = dict(imports=['convnext_backbones']" in finding.fix
     det.model.backbone.type = 'mmpretrain.ConvNeXt'
     assert [*check_imports(det)] == []
 
@@ -679,14 +681,14 @@ def test_images_per_step(det):
     (finding,) = check_batch_size(det, processes=2)
     assert finding.level == WARNING and finding.where == 'auto_scale_lr'
     assert '8 images per step' in finding.what and '0.001 for 16' in finding.what
-    assert '0.0005' in finding.mend
+    assert '0.0005' in finding.fix
     det.auto_scale_lr.enable = True
     assert [*check_batch_size(det, processes=2)] == []
 
 
 @pytest.fixture
 def model(det) -> torch.nn.Module:
-    return preflight.build_on_meta(det)
+    return engine_build.build_on_meta(det)
 
 
 def test_rules_for_no_parameter(det, model):
@@ -912,12 +914,12 @@ def test_only_the_first_process_tells(det, monkeypatch):
     for rank, told in ((0, True), (1, False)):
         monkeypatch.setenv('RANK', str(rank))
         with pytest.raises(ValueError, match='--no-check') as error:
-            preflight.refuse_faults(det)
+            preflight.refuse_problems(det)
         assert ('roi_head.bbox_head' in str(error.value)) == told
 
 
 def test_warnings_reach_the_log(train, saved, monkeypatch):
-    class Reached(BaseException):  # which the tool takes for none of the config's faults
+    class Reached(BaseException):  # which the tool takes for none of the config's problems
         pass
 
     class Runner:
@@ -949,5 +951,5 @@ def test_the_published_configs_lack_nothing_but_data(name, tmp_path, monkeypatch
     cfg.work_dir = str(tmp_path)
     usage = type('Usage', (), dict(free=1 << 50))
     monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda folder: usage)
-    findings = find_faults(cfg, thorough=False, processes=8)
+    findings = find_problems(cfg, thorough=False, processes=8)
     assert findings and all(finding.where.startswith('data/') for finding in findings)

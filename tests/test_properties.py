@@ -18,7 +18,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bad_input import (
+from hypothesis import HealthCheck, configuration, given, settings
+from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from PIL import Image
+from pycocotools import mask
+from rich.console import Console
+from support.bad_input import (
     TRAINING_FLAGS,
     constructor_arguments,
     decay_settings,
@@ -31,38 +42,25 @@ from bad_input import (
     overrides,
     prediction_files,
 )
-from hypothesis import HealthCheck, configuration, given, settings
-from hypothesis import strategies as st
-from hypothesis.internal.conjecture import providers
-from hypothesis.internal.constants_ast import Constants
-from miniatures import leave_configs_unformatted, miniature
-from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
-from PIL import Image
-from pycocotools import mask
-from rich.console import Console
+from support.miniatures import leave_configs_unformatted, miniature
 from torch import nn
 
 import convnext_backbones
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, load_weights, optimize_for_inference
-from convnext_backbones.backbone import AUTOCAST_TYPES
-from convnext_backbones.checkpoint import write_safetensors
-from convnext_backbones.evaluation import check_predictions, read_predictions
-from convnext_backbones.findings import Finding, as_table
-from convnext_backbones.launch import (
-    backbone_starts_from_scratch,
-    build_model,
-    config_errors,
-    load_config,
-    runner_parser,
-)
-from convnext_backbones.plain_data import plain_config, read_plain_config
-from convnext_backbones.preflight_coco import check_coco
-from convnext_backbones.preflight_data import build_sources
-from convnext_backbones.records import keep_records
-from convnext_backbones.training import add_training_flags, apply_training_flags
+from convnext_backbones.checks.coco import check_coco
+from convnext_backbones.checks.findings import Finding, as_table
+from convnext_backbones.checks.sources import build_sources
+from convnext_backbones.config.errors import config_errors
+from convnext_backbones.config.flags import runner_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.plain import plain_config, read_plain_config
+from convnext_backbones.engine.build import build_model
+from convnext_backbones.engine.runner import backbone_starts_from_scratch
+from convnext_backbones.evaluation.predictions import check_predictions, read_predictions
+from convnext_backbones.io.checkpoint import write_safetensors
+from convnext_backbones.models.convnext import AUTOCAST_TYPES
+from convnext_backbones.training.flags import add_training_flags, set_training_flags
+from convnext_backbones.training.records import set_records
 
 PACKAGE = str(Path(convnext_backbones.__file__).parent)
 SECONDS = 30  # for one case
@@ -196,7 +194,7 @@ def parser():
 
 
 def is_documented(error: ValueError | FileNotFoundError) -> bool:
-    """Whether an error is ours, or one of other packages and not the fault of our code."""
+    """Whether an error is ours, or one of other packages and not the problem of our code."""
     cause = error.__cause__
     if cause is None or isinstance(error, FileNotFoundError):
         return True
@@ -216,8 +214,8 @@ def test_overrides_make_a_model_or_one_sentence(examples, config, try_out, tmp_p
         try:
             cfg = load_config(args)
             with config_errors():
-                apply_training_flags(cfg, args)
-                keep_records(cfg)
+                set_training_flags(cfg, args)
+                set_records(cfg)
                 backbone_starts_from_scratch(cfg)
             build_model(cfg, 'missing.pth', 'cpu')
         except (FileNotFoundError, ValueError) as error:

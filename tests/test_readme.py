@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from convnext_backbones import VARIANTS
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.weights import PUBLISHED
+from convnext_backbones.weights.zoo import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()

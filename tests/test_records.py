@@ -1,7 +1,7 @@
 """What a training leaves behind: the files, their numbers, and that nothing else changes."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -13,24 +13,21 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from miniatures import leave_configs_unformatted, make_data, miniature
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
+from support.miniatures import leave_configs_unformatted, make_data, miniature
 from torch import nn
 from torch.utils.data import Dataset
 
-from convnext_backbones import records
-from convnext_backbones.records import (
-    Curve,
-    ResultsTable,
-    draw_results,
-    git_state,
-    keep_records,
-    plan_panels,
-)
+from convnext_backbones.reports import curves
+from convnext_backbones.reports.curves import Curve, draw_results, plan_panels
+from convnext_backbones.reports.environment import git_state
+from convnext_backbones.reports.results_table import ResultsTable
+from convnext_backbones.training import records
+from convnext_backbones.training.records import set_records
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES = 3  # in an epoch of the toy
@@ -119,7 +116,7 @@ def toy(tmp_path, monkeypatch):
                 **changes,
             )
         )
-        keep_records(cfg)
+        set_records(cfg)
         return cfg
 
     return build
@@ -191,7 +188,7 @@ def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
     assert environment['command'] == 'train.py toy.py'
     assert environment['started'][:2] == '20' and 'earlier_starts' not in environment
     picture = cv2.imread(str(work_dir / 'results.png'))
-    assert picture.shape[0] == 4 * int(records.PANEL_HEIGHT * records.DPI)
+    assert picture.shape[0] == 4 * int(curves.PANEL_HEIGHT * curves.DPI)
     assert not list(work_dir.glob('*.tmp'))
 
 
@@ -271,7 +268,7 @@ def test_tensorboard_is_used_where_it_is_installed(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr(torch.utils, 'tensorboard', fake, raising=False)
     cfg = toy(1)
-    keep_records(cfg)
+    set_records(cfg)
     backends = [backend.type for backend in cfg.visualizer.vis_backends]
     assert backends == ['LocalVisBackend', 'TensorboardVisBackend']
     train(cfg)
@@ -285,9 +282,9 @@ def test_the_hook_is_added_once_and_found_again(imports):
     cfg = Config(dict(custom_hooks=others, visualizer=dict(type='DetLocalVisualizer')))
     if imports:
         cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
-    keep_records(cfg)
+    set_records(cfg)
     once = cfg.to_dict()
-    keep_records(cfg)
+    set_records(cfg)
     assert cfg.to_dict() == once
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'RecordsHook']
     assert len(others) == 1
@@ -350,9 +347,9 @@ def test_the_picture_shows_each_panel(tmp_path):
     rows = rows_of_a_detector()
     draw_results(rows, tmp_path / 'results.png')
     picture = cv2.imread(str(tmp_path / 'results.png'))
-    height = int(records.PANEL_HEIGHT * records.DPI)
-    assert picture.shape[:2] == (6 * height, int(records.WIDTH * records.DPI))
-    blue = np.array([180, 119, 31])  # BGR of the first colour
+    height = int(curves.PANEL_HEIGHT * curves.DPI)
+    assert picture.shape[:2] == (6 * height, int(curves.WIDTH * curves.DPI))
+    blue = np.array([180, 119, 31])  # BGR of the first color
     for panel in np.split(picture, 6):
         assert (np.abs(panel.astype(int) - blue).max(axis=2) < 8).sum() > 20
     draw_results([], tmp_path / 'none.png')
@@ -367,9 +364,9 @@ def test_more_curves_than_fit_are_counted(tmp_path, monkeypatch):
         return plot(self, *args, label=label, **style)
 
     monkeypatch.setattr(Axes, 'plot', noting)
-    metrics = {f'AP of class {i}': 0.5 for i in range(records.MOST_CURVES + 3)}
+    metrics = {f'AP of class {i}': 0.5 for i in range(curves.MOST_CURVES + 3)}
     draw_results([dict(split='val', step=1, **metrics)], tmp_path / 'results.png')
-    assert len(labels) == records.MOST_CURVES + 1
+    assert len(labels) == curves.MOST_CURVES + 1
     assert labels[-1] == 'and 3 more in results.csv'
 
 
@@ -402,10 +399,7 @@ def test_git_that_is_not_there_is_no_error(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('tools_train', ROOT / 'tools/train.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('tools.train')
 
 
 def test_the_tool_leaves_records_without_being_asked(tool, tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_label_maps_follow_ade20k_and_agree_with_the_boxes(data):
             )
             assert labels.shape == (SIZE, SIZE)
             seen |= set(np.unique(labels))
-            # Label 0 is unlabelled, 1 the background, 2 + d the digit d of category id d + 1.
+            # Label 0 is unlabeled, 1 the background, 2 + d the digit d of category id d + 1.
             for annotation in by_image[image['id']]:
                 x, y, width, height = annotation['bbox']
                 window = labels[y : y + height, x : x + width]
@@ -99,11 +99,8 @@ def test_label_maps_follow_ade20k_and_agree_with_the_boxes(data):
 
 
 def test_splits_share_no_digit(monkeypatch, tmp_path):
-    sys.path.insert(0, str(TOOL.parent))
-    try:
-        import make_sample_data
-    finally:
-        sys.path.pop(0)
+    from tools import make_sample_data
+
     pools = []
     maker = make_sample_data.SceneMaker
 

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import gloo_only, leave_configs_unformatted, miniature
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from support.miniatures import gloo_only, leave_configs_unformatted, miniature
 from torch import nn
 
-from convnext_backbones import training
-from convnext_backbones.checkpoint import read_checkpoint
+from convnext_backbones.io.checkpoint import read_checkpoint
+from convnext_backbones.training import flags as training_flags
+from tools import train
+from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / 'tools'
 LIMIT = 240  # seconds for one command
-sys.path.append(str(TOOLS))
-import train  # noqa: E402
-from make_sample_data import Options, make_sample_data  # noqa: E402
 
 SAMPLES = 12
 
@@ -32,7 +31,7 @@ def without_ornament():
     """Training leaves no pictures and no formatted configs, which take longer than its steps."""
     with pytest.MonkeyPatch.context() as patch:
         leave_configs_unformatted(patch)
-        patch.setattr('convnext_backbones.records.draw_results', lambda rows, path: None)
+        patch.setattr('convnext_backbones.training.records.draw_results', lambda rows, path: None)
         yield
 
 
@@ -80,7 +79,7 @@ def config(task: str, data: Path, random: bool = False, **loader) -> Config:
     if not random:
         for part in ('dataloader', 'evaluator', 'cfg'):
             cfg.pop(f'val_{part}')
-    cfg.custom_imports = dict(imports=['convnext_backbones', 'recording'])
+    cfg.custom_imports = dict(imports=['convnext_backbones', 'support.recording'])
     return cfg
 
 
@@ -130,7 +129,10 @@ def train_by_two(*commands: list) -> None:
     process = subprocess.Popen(
         [
             *(sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'),
-            *(ROOT / 'tests' / 'distributed_steps.py', json.dumps(commands, default=str)),
+            *(
+                ROOT / 'tests' / 'support' / 'distributed_steps.py',
+                json.dumps(commands, default=str),
+            ),
         ],
         env=os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, paths)), OMP_NUM_THREADS='1'),
         stdout=subprocess.PIPE,
@@ -172,8 +174,8 @@ def test_accumulation_of_two_halves_is_the_whole_batch(ten_steps, data, tmp_path
 def test_scaling_the_learning_rate_twice_is_scaling_it_once():
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict()))
     for batches, base in ((2, 8), (2, 8), (4, 4), (1, 16)):
-        training.accumulate(cfg, batches)
-        training.scale_learning_rate(cfg)
+        training_flags.set_accumulation(cfg, batches)
+        training_flags.set_lr_scaling(cfg)
         assert cfg.auto_scale_lr.base_batch_size == base
 
 
@@ -192,7 +194,7 @@ def test_checkpointing_runs_blocks_twice_and_changes_nothing(ten_steps, data, tm
 def test_precision_is_that_of_the_operations(flag, dtype, monkeypatch):
     cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic')))
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=1.0)
-    training.use_precision(cfg, flag)
+    training_flags.set_precision(cfg, flag)
     amp = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
     monkeypatch.setattr(f'{amp}.is_cuda_available', lambda: True)  # it refuses CPUs
     # mmengine's autocast would ask which GPU there is; torch's does the same on the CPU.

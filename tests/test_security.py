@@ -19,18 +19,17 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio.handlers import file_handlers
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from untrained import leave_untrained
+from support.untrained import leave_untrained
 
+from convnext_backbones.config.flags import config_parser, runner_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.plain import plain_config, read_plain_config
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.launch import config_parser, load_config, runner_parser
-from convnext_backbones.plain_data import plain_config, read_plain_config, refuse_code_in_data
+from convnext_backbones.io.mmengine_patches import refuse_code_in_data
+from tools import predict, publish
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = [ROOT / f'configs/{name}.py' for name in EXPERIMENTS]
-sys.path.append(str(ROOT / 'tools'))
-
-import predict  # noqa: E402
-import publish  # noqa: E402
 
 
 class Call:
@@ -142,7 +141,7 @@ def test_published_files_predict_the_same(published, tmp_path):
     ]:
         out = tmp_path / config.suffix
         args = [config, weights, tmp_path / 'image.png', '--out', out, '--score-thr', 0]
-        np.random.seed(0)  # mmdet varies its colours
+        np.random.seed(0)  # mmdet varies its colors
         predict.main([*map(str, args)])
         results.append({p.relative_to(out): p.read_bytes() for p in out.rglob('*') if p.is_file()})
     assert len(results[0]) in (2, 3)
@@ -196,7 +195,7 @@ ATTACKS = {
     'a pipeline': (['test_dataloader', 'dataset', 'pipeline'], 'foreign_code'),
     'a dataset': (['test_dataloader', 'dataset'], 'foreign_code'),
     'a file of classes': (['test_dataloader', 'dataset', 'metainfo', 'classes'], '/etc/passwd'),
-    'a file of colours': (['test_dataloader', 'dataset', 'metainfo', 'palette'], '/etc/passwd'),
+    'a file of colors': (['test_dataloader', 'dataset', 'metainfo', 'palette'], '/etc/passwd'),
     'a visualizer': (['visualizer', 'type'], 'foreign_code.Visualizer'),
     'no model': (['model'], 'foreign_code'),
 }
@@ -368,7 +367,9 @@ EXECUTING = {
     'eval': None,
     'exec': None,
 }
-OURS = sorted([*ROOT.glob('convnext_backbones/*.py'), *ROOT.glob('tools/*.py')])
+OURS = sorted(
+    [*ROOT.glob('convnext_backbones/**/*.py'), *ROOT.glob('tools/*.py'), *ROOT.glob('dev/*.py')]
+)
 
 
 @pytest.mark.parametrize('path', OURS, ids=lambda path: f'{path.parent.name}/{path.name}')

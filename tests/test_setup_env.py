@@ -1,6 +1,5 @@
-"""tools/setup_env.py without network: decisions on environments, and the cache of wheels."""
+"""dev/setup_env.py without network: decisions on environments, and the cache of wheels."""
 
-import importlib.util
 import io
 import json
 import os
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dev import setup_env
+
 ROOT = Path(__file__).resolve().parents[1]
-_spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools/setup_env.py')
-setup_env = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(setup_env)
 doctor = setup_env.doctor
 
 TABLE = """\

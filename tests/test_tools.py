@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from miniatures import gloo_only
 from mmengine.config import Config
+from support.miniatures import gloo_only
 
-from convnext_backbones.checkpoint import read_checkpoint
+from convnext_backbones.io.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / 'tools'

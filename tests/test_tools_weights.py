@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, load_weights
-from convnext_backbones.checkpoint import named_tensors, read_checkpoint
-from convnext_backbones.layouts import LAYOUTS, MMPRETRAIN, export, find_networks
+from convnext_backbones.engine import publishing
+from convnext_backbones.io.checkpoint import named_tensors, read_checkpoint
+from convnext_backbones.weights import convert
+from convnext_backbones.weights.layouts import LAYOUTS, MMPRETRAIN
+from convnext_backbones.weights.names import export, find_networks
+from tools import convert_weights, publish
 
 TOOLS = Path(__file__).parents[1] / 'tools'
-sys.path.append(str(TOOLS))
-
-import convert_weights  # noqa: E402
-import publish  # noqa: E402
 
 
 @pytest.fixture
@@ -89,14 +89,14 @@ def test_every_pair_of_layouts(first, second, official, tmp_path):
     for source, path, to in zip(
         [official, *paths], paths, (first, second, 'official'), strict=False
     ):
-        convert_weights.convert(source, path, to)
+        convert.convert(source, path, to)
     assert equal(official, paths[2])
 
 
 def test_the_containers_of_each_project(official, tmp_path):
     entries = {}
     for to in LAYOUTS:
-        convert_weights.convert(official, tmp_path / 'file.pth', to)
+        convert.convert(official, tmp_path / 'file.pth', to)
         entries[to] = set(read_checkpoint(tmp_path / 'file.pth'))
     assert entries['official'] == {'model'} and entries['mmpretrain'] == {'meta', 'state_dict'}
     assert 'stem.0.weight' in entries['timm'] and 'classifier.2.bias' in entries['torchvision']
@@ -106,9 +106,9 @@ def test_the_containers_of_each_project(official, tmp_path):
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
 def test_a_detector_keeps_its_heads_and_classes(suffix, detector, tmp_path, miniature):
     there, back = tmp_path / f'there.{suffix}', tmp_path / f'back.{suffix}'
-    convert_weights.convert(detector, there, 'mmpretrain')
+    convert.convert(detector, there, 'mmpretrain')
     assert 'backbone.stages.0.0.depthwise_conv.weight' in tensors(there)
-    convert_weights.convert(there, back, 'official')
+    convert.convert(there, back, 'official')
     assert equal(detector, back)
     assert [*read_checkpoint(back)['meta']['dataset_meta']['classes']] == ['nucleus']
     assert not load_weights(ConvNeXt(miniature), there).missing
@@ -154,11 +154,11 @@ def test_publishing_keeps_weights_and_classes_only(detector, tmp_path, capsys):
     assert published['meta'] == {'dataset_meta': classes}
     assert b'secret' not in path.read_bytes()
     assert [*path.parent.iterdir()] == [path]
-    assert publish.publish(detector, path.parent) == path, 'the same weights, another file'
+    assert publishing.publish(detector, path.parent) == path, 'the same weights, another file'
 
 
 def test_a_published_classifier_is_loaded(official, tmp_path, miniature):
-    path = publish.publish(official, tmp_path)
+    path = publishing.publish(official, tmp_path)
     assert len(load_weights(ConvNeXtClassifier(miniature), path).loaded) == 65
 
 

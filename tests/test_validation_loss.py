@@ -12,24 +12,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from miniatures import SCALE, leave_configs_unformatted, make_data, miniature
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import IterTimerHook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
+from support.miniatures import SCALE, leave_configs_unformatted, make_data, miniature
 from torch import nn
 
-from convnext_backbones.checkpoint import read_checkpoint
-from convnext_backbones.launch import build_runner
-from convnext_backbones.records import keep_records
-from convnext_backbones.validation_loss import (
+from convnext_backbones.config.walk import annotated_dataset, transform_name
+from convnext_backbones.engine.runner import build_runner
+from convnext_backbones.io.checkpoint import read_checkpoint
+from convnext_backbones.training.records import set_records
+from convnext_backbones.training.validation_loss import (
     SEED,
     ValidationLossHook,
-    annotated_dataset,
     mean_losses,
-    transform_name,
     undisturbed,
 )
 
@@ -61,7 +60,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     leave_configs_unformatted(monkeypatch)
-    monkeypatch.setattr('convnext_backbones.records.draw_results', lambda rows, path: None)
+    monkeypatch.setattr('convnext_backbones.training.records.draw_results', lambda rows, path: None)
 
 
 def train(task: str, length: int, work_dir: Path, val_loss: bool) -> Runner:
@@ -70,7 +69,7 @@ def train(task: str, length: int, work_dir: Path, val_loss: bool) -> Runner:
     cfg.param_scheduler = []
     if val_loss:
         cfg.default_hooks.checkpoint.update(save_best='val/loss', rule='less')
-    keep_records(cfg, val_loss)
+    set_records(cfg, val_loss)
     runner = build_runner(cfg)
     runner.train()
     return runner
@@ -135,7 +134,9 @@ def test_a_segmentor_too_and_the_training_does_not_notice(data, tmp_path, monkey
 
 
 def test_the_time_it_takes_is_not_that_of_an_iteration(monkeypatch):
-    monkeypatch.setattr('convnext_backbones.validation_loss.mean_losses', lambda *args: {'loss': 1})
+    monkeypatch.setattr(
+        'convnext_backbones.training.validation_loss.mean_losses', lambda *args: {'loss': 1}
+    )
     timer = IterTimerHook()
     timer.t = 0.0  # the end of the last iteration of the validation
     metrics = dict(mIoU=0.5)
@@ -214,10 +215,10 @@ def test_missing_annotations_are_said_before_the_training():
     cfg = miniature('det', Path('work'), 1)
     del cfg.val_dataloader.dataset.pipeline[2]
     with pytest.raises(ValueError, match='val_dataloader to load annotations, found no'):
-        keep_records(cfg, val_loss=True)
+        set_records(cfg, val_loss=True)
     cfg.val_dataloader = None
     with pytest.raises(ValueError, match='expected val_dataloader in the config, found none'):
-        keep_records(cfg, val_loss=True)
+        set_records(cfg, val_loss=True)
 
 
 @pytest.mark.parametrize(('task', 'missing'), [('det', 'masks'), ('seg', 'gt_sem_seg')])
@@ -246,7 +247,7 @@ def test_the_mean_is_over_the_samples_of_all_processes(monkeypatch):
     def add_other_process(sums):
         sums += torch.tensor([3.0, 1.0, 2.0, 1])  # one sample, whose losses are 1 and 2
 
-    monkeypatch.setattr('convnext_backbones.validation_loss.all_reduce', add_other_process)
+    monkeypatch.setattr('convnext_backbones.training.validation_loss.all_reduce', add_other_process)
     batches = [dict(inputs=list(torch.tensor(b)), data_samples=b) for b in ([5.0], [6.0, 10.0])]
     assert mean_losses(Values(), batches) == dict(loss=16.5, loss_a=5.5, loss_b=11.0)
 

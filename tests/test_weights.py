@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from manifests import MANIFESTS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DATASETS, MODELS, WEIGHT_INITIALIZERS, init_default_scope
-from peer_models import PEERS, TOLERANCE, compare_backbone_files, compare_classifier_files
+from support.manifests import MANIFESTS
+from support.peer_models import PEERS, TOLERANCE, compare_backbone_files, compare_classifier_files
 from torch import nn
 
 from convnext_backbones import (
@@ -25,10 +25,11 @@ from convnext_backbones import (
     PretrainedConvNeXt,
     load_weights,
 )
-from convnext_backbones.download import CACHE_VARIABLE, FOLDERS_VARIABLE, OFFLINE_VARIABLE
-from convnext_backbones.launch import build_runner
-from convnext_backbones.layouts import LAYOUTS, export
-from convnext_backbones.weights import STEM, adapt_stem
+from convnext_backbones.engine.runner import build_runner
+from convnext_backbones.io.download import CACHE_VARIABLE, FOLDERS_VARIABLE, OFFLINE_VARIABLE
+from convnext_backbones.weights.layouts import LAYOUTS
+from convnext_backbones.weights.matching import STEM, adapt_stem
+from convnext_backbones.weights.names import export
 
 ROOT = Path(__file__).parents[1]
 
@@ -248,7 +249,7 @@ def test_the_stem_is_adapted_to_other_channels(
     if channels % 3:
         expected = rgb.mean(1) if how == 'averaged' else rgb[:, 0]
         assert torch.allclose(ours[:, -1], expected * 3 / channels)
-    if channels != 4:  # of a grey image, the response stays the same
+    if channels != 4:  # of a gray image, the response stays the same
         assert torch.allclose(ours.sum(1), rgb.sum(1), atol=1e-6)
 
 
@@ -487,7 +488,7 @@ def test_a_name_that_is_none(name, backbone):
         load_weights(backbone, name)
 
 
-def test_the_initializer_reads_when_weights_are_initialised(published, miniature):
+def test_the_initializer_reads_when_weights_are_initialized(published, miniature):
     model = ConvNeXt(
         miniature, init_cfg=dict(type='PretrainedConvNeXt', checkpoint='convnext_tiny_1k_224')
     )
@@ -511,7 +512,7 @@ def test_the_options_of_the_initializer(miniature, classifier, save):
     assert holds(model, trunk(classifier))
 
 
-def test_no_other_initialiser_may_follow(published, miniature):
+def test_no_other_initializer_may_follow(published, miniature):
     ours = dict(type=PretrainedConvNeXt, checkpoint='convnext_tiny_1k_224')
     other = dict(type='Constant', layer='Conv2d', val=0)
     model = ConvNeXt(miniature, init_cfg=[other, ours])

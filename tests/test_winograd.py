@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convnext_backbones import winograd
-from convnext_backbones.layers import HAS_ONEDNN
+from convnext_backbones.models.layers import HAS_ONEDNN
+from convnext_backbones.ops import winograd
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason='its products are convolutions of oneDNN')
 

@@ -23,9 +23,10 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from rich.progress import track
 
-from convnext_backbones.images import name_unreadable_files
-from convnext_backbones.launch import config_parser, load_config
-from convnext_backbones.validation_loss import annotated_dataset, pipelines, transform_name
+from convnext_backbones.config.flags import config_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.walk import annotated_dataset, pipelines, transform_name
+from convnext_backbones.engine.transforms import name_unreadable_files
 
 SPLITS = ('train', 'val', 'test')
 ALPHA = 0.5  # of masks and label maps, where the config leaves the toolbox's 0.8, which hides more

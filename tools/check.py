@@ -15,10 +15,11 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from convnext_backbones.findings import ERROR, WARNING, Finding, as_table
-from convnext_backbones.launch import load_config, runner_parser
-from convnext_backbones.preflight import find_faults
-from convnext_backbones.training import add_training_flags, apply_training_flags
+from convnext_backbones.checks.findings import ERROR, WARNING, Finding, as_table
+from convnext_backbones.checks.preflight import find_problems
+from convnext_backbones.config.flags import runner_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.training.flags import add_training_flags, set_training_flags
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,11 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     start = time.monotonic()
     try:
         cfg = load_config(args)
-        apply_training_flags(cfg, args)
+        set_training_flags(cfg, args)
     except (FileNotFoundError, ValueError) as error:
         findings = [Finding(ERROR, str(error), args.config, 'correct the config or the flags')]
     else:
-        findings = find_faults(cfg, thorough=not args.quick, processes=args.processes)
+        findings = find_problems(cfg, thorough=not args.quick, processes=args.processes)
     seconds = round(time.monotonic() - start, 1)
     levels = Counter(finding.level for finding in findings)
     if args.json:

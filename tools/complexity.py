@@ -22,20 +22,18 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from convnext_backbones.complexity import (
-    CLASSIFIERS,
-    COMPARATORS,
+from convnext_backbones.benchmark.complexity import (
     CONVENTION,
-    PUBLISHED,
     Cost,
     build_classifier,
-    build_on_meta,
     measure,
     replace_backbone,
 )
+from convnext_backbones.benchmark.paper import CLASSIFIERS, COMPARATORS, PAPER_MODELS
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.engine.build import build_on_meta
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.files import write_atomically
-from convnext_backbones.launch import load_config
+from convnext_backbones.io.files import write_atomically
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 FORMATS = ('table', 'json', 'markdown')
@@ -48,12 +46,12 @@ def find_models(query: str) -> list[str]:
     Raises:
         ValueError: There is none.
     """
-    if query.endswith('.py') or query in PUBLISHED:
+    if query.endswith('.py') or query in PAPER_MODELS:
         return [query]
     # `swin_t` is every model with this backbone, whatever its heads.
     matches = [name for name in COMPARATORS if f'_{query}_' in f'{name}_']
     if not matches:
-        close = difflib.get_close_matches(query, PUBLISHED, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(query, PAPER_MODELS, n=1, cutoff=0.4)
         hint = f'did you mean {close[0]!r}?' if close else 'a config file ends with .py'
         raise ValueError(f'expected a config file or a model of the paper, got {query!r}; {hint}')
     return matches

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 
-from convnext_backbones.evaluation import (
-    add_evaluation_flags,
-    evaluate_predictions,
-    use_evaluation_flags,
-    write_metrics,
-)
-from convnext_backbones.launch import check_file, config_parser, load_config
+from convnext_backbones.config.flags import config_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.evaluation.flags import add_evaluation_flags, set_evaluation_flags
+from convnext_backbones.evaluation.predictions import evaluate_predictions
+from convnext_backbones.evaluation.results import write_metrics
+from convnext_backbones.io.files import check_file
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         check_file(args.predictions, 'kept predictions')
         cfg = load_config(args)
         os.makedirs(cfg.work_dir, exist_ok=True)
-        use_evaluation_flags(cfg, args)
+        set_evaluation_flags(cfg, args)
         metrics = evaluate_predictions(cfg, args.predictions)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'evaluate: {error}')

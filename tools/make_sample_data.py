@@ -8,7 +8,7 @@ Every scene is written in both layouts that users have:
     OUT/ade20k/images/{training,validation}/*.jpg
     OUT/ade20k/annotations/{training,validation}/*.png   label maps, see below
 
-Label maps follow ADE20K: 0 is "unlabelled", here the blurred rim of a digit; 1 is the background
+Label maps follow ADE20K: 0 is "unlabeled", here the blurred rim of a digit; 1 is the background
 and 2 to 11 are the digits. The same seed gives the same files; no digit is in both splits.
 """
 
@@ -107,9 +107,9 @@ class SceneMaker:
             height, width = ink.shape
             boxes.append((x, y, x + width, y + height))
             window = (slice(y, y + height), slice(x, x + width))
-            colour = self.rng.uniform(*INK_RANGE, 3).astype(np.float32)
-            image[window] += (colour - image[window]) * ink[..., None]
-            # The rim is unlabelled, but does not erase a neighbour that is already there.
+            color = self.rng.uniform(*INK_RANGE, 3).astype(np.float32)
+            image[window] += (color - image[window]) * ink[..., None]
+            # The rim is unlabeled, but does not erase a neighbor that is already there.
             rim = (ink > TRANSPARENT) & (labels[window] == BACKGROUND)
             labels[window][rim] = UNLABELLED
             labels[window][ink > OPAQUE] = FIRST_DIGIT + digit
@@ -167,7 +167,7 @@ def coco_annotation(mask: np.ndarray) -> dict | None:
 
     Polygons have no holes: the inside of a zero belongs to it, in the area too.
     """
-    # cv2 traces pixel centres, COCO's polygons run along pixel edges: on the enlarged mask the
+    # cv2 traces pixel centers, COCO's polygons run along pixel edges: on the enlarged mask the
     # two differ by an eighth of a pixel only.
     fine = cv2.resize(
         mask.astype(np.uint8), None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_NEAREST

@@ -14,38 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import re
 import signal
 import sys
-from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import VISUALIZERS
-from mmengine.structures import BaseDataElement
-from mmengine.visualization import Visualizer
 from rich.progress import track
-from torch import nn
 
-from convnext_backbones.evaluation import encode_label_map
-from convnext_backbones.files import write_atomically
-from convnext_backbones.images import read_image
-from convnext_backbones.inference import optimize_for_inference
-from convnext_backbones.launch import build_model, config_parser, load_config
-from convnext_backbones.validation_loss import pipelines, transform_name
+from convnext_backbones.config.flags import config_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.engine.build import build_model
+from convnext_backbones.inference.optimize import optimize_for_inference
+from convnext_backbones.inference.predictor import Predictor
+from convnext_backbones.io.files import write_atomically
+from convnext_backbones.io.images import read_image
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
-# Bytes for a pixel of the image itself, its copies and its overlay, measured at 3000 x 3000.
-DRAWING = {'mmdet': 140, 'mmseg': 60}
-# mmseg finds the places for names of classes in lists of all pixels, which takes long.
-MOST_PIXELS_WITH_NAMES = 2048 * 1024
 
 
 def list_images(source: str) -> list[Path]:
@@ -64,153 +48,6 @@ def list_images(source: str) -> list[Path]:
             f'at {source!r}'
         )
     return images
-
-
-def inference_pipeline(cfg: Config) -> Compose:
-    """The transforms of the test data, for images that have been read and have no annotations.
-
-    Raises:
-        ValueError: There are none.
-    """
-    transforms = next(pipelines(cfg.test_dataloader.dataset), ())
-    transforms = [t for t in deepcopy(transforms) if 'Annotations' not in transform_name(t)]
-    if not transforms:
-        raise ValueError('expected test_dataloader.dataset.pipeline in the config, found none')
-    transforms[0]['type'] = f'{cfg.default_scope}.LoadImageFromNDArray'
-    return Compose(transforms)
-
-
-def available_memory() -> float:
-    """Bytes that can still be had of this machine and its container; infinite if not known."""
-    found = re.search(r'MemAvailable: +(\d+) kB', _text('/proc/meminfo'))
-    free = 1024 * int(found[1]) if found else math.inf
-    limit = _text('/sys/fs/cgroup/memory.max').strip()
-    used = re.search(r'^anon (\d+)$', _text('/sys/fs/cgroup/memory.stat'), re.MULTILINE)
-    return min(free, int(limit) - int(used[1])) if used and limit.isdigit() else free
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ''
-
-
-def detection_record(sample: BaseDataElement, classes: Sequence[str], score_thr: float) -> dict:
-    """Boxes (x1, y1, x2, y2 in pixels), scores, classes and RLE masks of one image."""
-    from mmdet.structures.mask import encode_mask_results
-
-    instances = sample.pred_instances[sample.pred_instances.scores >= score_thr].cpu().numpy()
-    records = [
-        dict(bbox=box.round(2).tolist(), score=round(float(score), 5), category=classes[label])
-        for box, score, label in zip(
-            instances.bboxes, instances.scores, instances.labels, strict=True
-        )
-    ]
-    if 'masks' in instances:
-        for record, rle in zip(records, encode_mask_results(instances.masks), strict=True):
-            record['mask'] = dict(size=list(rle['size']), counts=rle['counts'].decode())
-    return dict(instances=records)
-
-
-def segmentation_record(sample: BaseDataElement, classes: Sequence[str], label_map: Path) -> dict:
-    """The share of pixels of each class present; writes the label map beside."""
-    labels = sample.pred_sem_seg.data[0].cpu().numpy()  # (1, H, W) -> (H, W)
-    write_atomically(label_map, encode_label_map(labels).tobytes())
-    present, counts = np.unique(labels, return_counts=True)
-    shares = {classes[i]: round(n / labels.size, 5) for i, n in zip(present, counts, strict=True)}
-    return dict(label_map=label_map.name, share=shares)
-
-
-class Predictor:
-    """A model with its visualizer, for one image at a time.
-
-    Args:
-        cfg: A detection or segmentation config.
-        model: Its model, with weights, from :func:`convnext_backbones.launch.build_model`.
-        out: Folder to write to, created if it does not exist.
-        score_thr: Detections below are neither drawn nor saved.
-
-    Raises:
-        ValueError: Nothing tells the names of the classes or how images are prepared.
-    """
-
-    def __init__(self, cfg: Config, model: nn.Module, out: Path, score_thr: float) -> None:
-        self.task = cfg.default_scope
-        self.model = model
-        self.out = out
-        self.score_thr = score_thr
-        self.pipeline = inference_pipeline(cfg)
-        self.visualizer: Visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
-        palette = model.dataset_meta.get('palette')
-        if isinstance(palette, list):  # of lists, out of JSON; mmdet knows colours by their type
-            palette = [tuple(colour) for colour in palette]
-        self.visualizer.dataset_meta = {**model.dataset_meta, 'palette': palette}
-        self.classes = tuple(model.dataset_meta.get('classes') or ())
-        if not self.classes:
-            raise ValueError(
-                'expected the names of the classes in the checkpoint or in '
-                'test_dataloader.dataset.metainfo of the config, found none'
-            )
-        for folder in ('overlays', 'label_maps') if self.task == 'mmseg' else ('overlays',):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-
-    def predict(self, image: np.ndarray) -> BaseDataElement:
-        """What the model finds in an image, (H, W, 3), uint8, BGR.
-
-        Raises:
-            ValueError: The results, which have the size of the image, would not fit into memory;
-                or the image is too narrow to be scaled.
-        """
-        height, width = image.shape[:2]
-        needed, free = height * width * self.bytes_per_pixel(), available_memory()
-        if needed > free:
-            raise ValueError(
-                f'results for {width} x {height} pixels take at least {needed / 2**30:.1f} GiB, '
-                f'and {free / 2**30:.1f} GiB of memory are free; scale the image down or cut it up'
-            )
-        # mmdet packs the number where a config asks for it.
-        try:
-            data = self.pipeline(dict(img=image, img_id=0))
-        except cv2.error as error:
-            raise ValueError(
-                f'{width} x {height} pixels cannot be scaled to a size for the network; crop or '
-                'pad the image'
-            ) from error
-        with torch.no_grad():
-            return self.model.test_step(pseudo_collate([data]))[0]
-
-    def bytes_per_pixel(self) -> int:
-        """What the results for a pixel take at least: scores of the classes, or masks."""
-        if self.task == 'mmseg':
-            return DRAWING[self.task] + 4 * len(self.classes)  # fp32
-        settings = self.model.test_cfg or {}
-        masks = (settings.get('rcnn') or settings).get('max_per_img', 0)
-        return DRAWING[self.task] + (masks if self.model.with_mask else 0)
-
-    def record(self, sample: BaseDataElement, name: str) -> dict:
-        """What predictions.json says of the image ``name``; writes its label map."""
-        if self.task == 'mmdet':
-            return detection_record(sample, self.classes, self.score_thr)
-        return segmentation_record(sample, self.classes, self.out / 'label_maps' / f'{name}.png')
-
-    def draw(self, sample: BaseDataElement, image: np.ndarray, name: str) -> None:
-        """Write the overlay of the image ``name``; as PNG if OpenCV does not write its format."""
-        if self.task == 'mmdet':
-            options = dict(pred_score_thr=self.score_thr)
-        else:
-            height, width = image.shape[:2]
-            options = dict(with_labels=height * width <= MOST_PIXELS_WITH_NAMES)
-            sample = sample.numpy()  # with tensors mmseg cannot draw a single pixel
-        file = name if cv2.haveImageWriter(name) else f'{name}.png'
-        self.visualizer.add_datasample(
-            name=name,
-            image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-            data_sample=sample,
-            draw_gt=False,
-            out_file=str(self.out / 'overlays' / file),
-            **options,
-        )
 
 
 def reason(error: Exception, path: Path) -> str:

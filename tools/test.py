@@ -11,22 +11,20 @@ import sys
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from convnext_backbones.evaluation import (
+from convnext_backbones.config.flags import runner_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.engine.batch_files import batches_named
+from convnext_backbones.engine.build import load_trained
+from convnext_backbones.engine.processes import leave_process_group
+from convnext_backbones.engine.runner import build_runner
+from convnext_backbones.evaluation.flags import (
     add_evaluation_flags,
-    dump_predictions_to,
-    use_evaluation_flags,
-    use_tta,
-    write_metrics,
+    set_evaluation_flags,
+    set_prediction_dump,
+    set_tta,
 )
-from convnext_backbones.inference import optimize_for_inference
-from convnext_backbones.launch import (
-    build_runner,
-    leave_process_group,
-    load_config,
-    load_trained,
-    runner_parser,
-)
-from convnext_backbones.numerics import batches_named
+from convnext_backbones.evaluation.results import write_metrics
+from convnext_backbones.inference.optimize import optimize_for_inference
 
 
 def draw_to(cfg: Config, folder: str) -> None:
@@ -66,10 +64,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_dir:
             draw_to(cfg, args.show_dir)
         if args.tta:
-            use_tta(cfg)
-        use_evaluation_flags(cfg, args)
+            set_tta(cfg)
+        set_evaluation_flags(cfg, args)
         if args.dump:
-            dump_predictions_to(cfg, args.dump)
+            set_prediction_dump(cfg, args.dump)
         runner = build_runner(cfg)
         # mmdet's augmented detectors are built without mask head; that of the file is left over.
         maskless = args.tta and cfg.default_scope == 'mmdet'

@@ -12,30 +12,28 @@ from __future__ import annotations
 import argparse
 import sys
 
-from convnext_backbones.images import UnreadableFileError
-from convnext_backbones.interruption import InterruptionHook, explain_write_error
-from convnext_backbones.launch import (
-    backbone_starts_from_scratch,
-    build_runner,
-    config_errors,
-    leave_process_group,
-    load_config,
-    runner_parser,
-)
-from convnext_backbones.numerics import FiniteNumbersHook, NotFiniteError, batches_named
-from convnext_backbones.preflight import refuse_faults
-from convnext_backbones.records import keep_records
-from convnext_backbones.resume import PositionHook, ResumableRandomnessHook, make_resumable
-from convnext_backbones.training import StartMarker, add_training_flags, apply_training_flags
+from convnext_backbones.checks.preflight import refuse_problems
+from convnext_backbones.config.errors import config_errors
+from convnext_backbones.config.flags import runner_parser
+from convnext_backbones.config.loading import load_config
+from convnext_backbones.engine.batch_files import NotFiniteError, batches_named
+from convnext_backbones.engine.processes import leave_process_group
+from convnext_backbones.engine.runner import backbone_starts_from_scratch, build_runner
+from convnext_backbones.io.images import UnreadableFileError
+from convnext_backbones.training.finite_numbers import FiniteNumbersHook
+from convnext_backbones.training.flags import StartMarker, add_training_flags, set_training_flags
+from convnext_backbones.training.interruption import InterruptionHook, explain_write_error
+from convnext_backbones.training.records import set_records
+from convnext_backbones.training.resume import PositionHook, ResumableRandomnessHook, set_resumable
 
 
 def train(args: argparse.Namespace, start: StartMarker) -> None:
     """Train as the command line says; ``start`` notes when that begins."""
     cfg = load_config(args)
-    apply_training_flags(cfg, args)
-    doubts = [] if args.no_check else refuse_faults(cfg)
-    make_resumable(cfg)
-    keep_records(cfg, args.val_loss)
+    set_training_flags(cfg, args)
+    doubts = [] if args.no_check else refuse_problems(cfg)
+    set_resumable(cfg)
+    set_records(cfg, args.val_loss)
     runner = build_runner(cfg)
     interruption = InterruptionHook()
     for hook in (

@@ -11,17 +11,16 @@ import tempfile
 from pathlib import Path
 
 import torch
-
-sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1:3]]
-
-from peer_models import (  # noqa: E402
+from support.peer_models import (
     PEERS,
     TOLERANCE,
     compare_backbone_files,
     compare_backbones,
 )
 
-from convnext_backbones import VARIANTS  # noqa: E402
+from convnext_backbones import VARIANTS
+
+sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1:3]]
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ with torch, torchvision, timm, mmengine and pytest: `python -m pytest tests/peer
 """
 
 import pytest
-from peer_models import PEERS, TOLERANCE, compare_backbones, compare_classifiers
+from support.peer_models import PEERS, TOLERANCE, compare_backbones, compare_classifiers
 
 from convnext_backbones import VARIANTS
 

@@ -6,12 +6,12 @@ tests/test_weights.py.
 
 import pytest
 import torch
-from peer_models import (
+from support.peer_models import (
     PEERS,
     TOLERANCE,
     compare_backbone_files,
     compare_classifier_files,
-    randomise,
+    randomize,
 )
 
 from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier, load_weights
@@ -42,7 +42,7 @@ def test_logits_equal(name, variant, tmp_path):
 def test_a_classifier_starts_a_backbone(name, variant, tmp_path):
     with torch.device('meta'):
         weights = ConvNeXtClassifier(variant)
-    randomise(weights)
+    randomize(weights)
     theirs = PEERS[name].build_classifier(variant)
     PEERS[name].copy_weights(weights, theirs)
     backbone = ConvNeXt(variant)

@@ -1,0 +1,122 @@
+"""Published costs of other backbones, which ours are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..experiments import EXPERIMENTS, Experiment
+
+
+@dataclass(frozen=True)
+class Comparator:
+    """A model of table 3 or 4 on another backbone.
+
+    Attributes:
+        experiment: The published experiment that has the same heads and the same image.
+        backbone: The config of the backbone, of mmdet or mmseg.
+        paper_gmacs: The paper's multiply-adds in 1e9.
+        paper_params: The paper's parameters in 1e6; table 3 has none.
+        note: Why the paper's figure is another one, if it is.
+    """
+
+    experiment: str
+    backbone: Mapping[str, Any]
+    paper_gmacs: int
+    paper_params: int | None = None
+    note: str = ''
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return EXPERIMENTS[self.experiment].input_shape
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model of table 12 and of the authors' README, for ImageNet.
+
+    Attributes:
+        arch: Name in :data:`~convnext_backbones.VARIANTS`.
+        size: Height and width of the image.
+        paper_gmacs: The authors' multiply-adds in 1e9.
+        paper_params: The authors' parameters in 1e6.
+    """
+
+    arch: str
+    size: int
+    paper_gmacs: float
+    paper_params: int
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.size, self.size
+
+
+def _swin(embed_dims: int, depth: int, num_heads: int) -> dict:
+    """Swin in mmdet and mmseg: width and heads of the first stage, depth of the third.
+
+    The paper's figures are those of windows of 7, at all image sizes. Maps are padded to whole
+    windows, and the padding is counted as it is computed.
+    """
+    return dict(
+        type='SwinTransformer',
+        embed_dims=embed_dims,
+        depths=(2, 2, depth, 2),
+        num_heads=tuple(num_heads * 2**i for i in range(4)),
+        window_size=7,
+    )
+
+
+RESNET_50 = dict(type='ResNet', depth=50)
+X101_32 = dict(type='ResNeXt', depth=101, groups=32, base_width=4)
+X101_64 = dict(type='ResNeXt', depth=101, groups=64, base_width=4)
+SWIN_T = _swin(96, 6, 3)
+SWIN_S = _swin(96, 18, 3)
+SWIN_B = _swin(128, 18, 4)
+SWIN_L = _swin(192, 18, 6)
+SWIN_L_NOTE = (
+    "The paper's figures for Swin-L leave out the matrix products of attention, which those for "
+    'the other sizes of Swin have.'
+)
+COMPARATORS: dict[str, Comparator] = {
+    'mask_rcnn_swin_t': Comparator('mask_rcnn_convnext_t', SWIN_T, 267),
+    'cascade_mask_rcnn_r50': Comparator('cascade_mask_rcnn_convnext_t', RESNET_50, 739),
+    'cascade_mask_rcnn_x101_32x4d': Comparator('cascade_mask_rcnn_convnext_t', X101_32, 819),
+    'cascade_mask_rcnn_x101_64x4d': Comparator('cascade_mask_rcnn_convnext_t', X101_64, 972),
+    'cascade_mask_rcnn_swin_t': Comparator('cascade_mask_rcnn_convnext_t', SWIN_T, 745),
+    'cascade_mask_rcnn_swin_s': Comparator('cascade_mask_rcnn_convnext_s', SWIN_S, 838),
+    'cascade_mask_rcnn_swin_b': Comparator('cascade_mask_rcnn_convnext_b', SWIN_B, 982),
+    'cascade_mask_rcnn_swin_l_in22k': Comparator(
+        'cascade_mask_rcnn_convnext_l_in22k', SWIN_L, 1382, note=SWIN_L_NOTE
+    ),
+    'upernet_swin_t': Comparator('upernet_convnext_t', SWIN_T, 945, 60),
+    'upernet_swin_s': Comparator('upernet_convnext_s', SWIN_S, 1038, 81),
+    'upernet_swin_b': Comparator('upernet_convnext_b', SWIN_B, 1188, 121),
+    'upernet_swin_b_in22k': Comparator('upernet_convnext_b_in22k', SWIN_B, 1841, 121),
+    'upernet_swin_l_in22k': Comparator(
+        'upernet_convnext_l_in22k', SWIN_L, 2468, 234, note=SWIN_L_NOTE
+    ),
+}
+CLASSIFIERS: dict[str, Classifier] = {
+    f'convnext_{row[0]}_{row[1]}': Classifier(*row)
+    for row in (
+        ('tiny', 224, 4.5, 29),
+        ('small', 224, 8.7, 50),
+        ('base', 224, 15.4, 89),
+        ('large', 224, 34.4, 198),
+        ('xlarge', 224, 60.9, 350),
+        ('tiny', 384, 13.1, 29),
+        ('small', 384, 25.5, 50),
+        ('base', 384, 45.0, 89),
+        ('large', 384, 101.0, 198),
+        ('xlarge', 384, 179.0, 350),
+    )
+}
+PAPER_MODELS: dict[str, Experiment | Comparator | Classifier] = {
+    **EXPERIMENTS,
+    **COMPARATORS,
+    **CLASSIFIERS,
+}

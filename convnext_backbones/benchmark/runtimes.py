@@ -1,0 +1,181 @@
+"""Runtimes that a backbone is timed in: torch, a training step, OpenVINO and ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models.convnext import ConvNeXt
+from .case import INPUT, WEIGHTS, Case, State, largest_difference, saved_bytes
+from .race import Prepared
+
+
+def build_ours(arch: str, state: State, **options: Any) -> nn.Module:
+    """Our backbone, plain."""
+    backbone = ConvNeXt(arch, layer_scale_init_value=1.0, **options)
+    backbone.load_state_dict(state)
+    return backbone
+
+
+def build_optimized(arch: str, state: State, dtype: torch.dtype | None = None) -> nn.Module:
+    """Our backbone as it should be used for inference."""
+    return optimize(build_ours(arch, state).eval(), dtype)
+
+
+def optimize(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Our form for inference.
+
+    Raises:
+        RuntimeError: It would not compute in ``dtype`` on this processor.
+    """
+    from ..inference.fast_form import bf16_is_fast
+    from ..inference.optimize import optimize_for_inference
+
+    if dtype is torch.bfloat16 and not bf16_is_fast():
+        raise RuntimeError('ours computes in fp32 on this processor, not in bf16')
+    return optimize_for_inference(model, dtype=dtype)
+
+
+def _load_case(case: Case, folder: Path, build: Callable, channels_last: bool) -> tuple:
+    """A backbone and the images."""
+    module = build(case.arch, load_file(folder / WEIGHTS))
+    images = load_file(folder / INPUT)['images'].clone()
+    if channels_last:
+        module = module.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    return module, images
+
+
+def in_torch(
+    case: Case,
+    folder: Path,
+    build: Callable[[str, State], nn.Module],
+    channels_last: bool = False,
+    compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
+    same_weights: bool = True,
+) -> Prepared:
+    """Inference of a torch module.
+
+    Args:
+        case: What to compute.
+        folder: Of :func:`prepare`.
+        build: From a variant and our weights to a module.
+        channels_last: The memory format of weights and input; False leaves them alone.
+        compiled: Whether ``torch.compile`` gets it, weights frozen.
+        dtype: Of weights and input.
+        same_weights: Whether it computes the same as ours.
+    """
+    module, images = _load_case(case, folder, build, channels_last)
+    module.eval().requires_grad_(False)
+    if dtype is not torch.float32:
+        module, images = module.to(dtype), images.to(dtype)
+    forward = module
+    if compiled:
+        from torch._inductor import config
+
+        config.freezing = True
+        forward = torch.compile(module)
+        # Compiling belongs to building: what the compiler leaves in memory is not the network's.
+        with torch.no_grad():
+            forward(images)
+
+    @torch.no_grad()
+    def run() -> Sequence[Tensor]:
+        return forward(images)
+
+    def flops() -> int:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
+
+    if same_weights:
+        return Prepared(run, dict(difference=lambda: largest_difference(run(), folder)))
+    return Prepared(run, dict(flops=flops))
+
+
+def in_training(
+    case: Case,
+    folder: Path,
+    build: Callable[[str, State], nn.Module],
+    channels_last: bool = False,
+) -> Prepared:
+    """A training step; the arguments are those of :func:`in_torch`."""
+    module, images = _load_case(case, folder, build, channels_last)
+    module.train()
+
+    def forward() -> Tensor:
+        return sum(x.square().sum() for x in module(images))
+
+    def run() -> None:
+        module.zero_grad(set_to_none=True)
+        forward().backward()
+
+    def difference() -> float:
+        return largest_difference([x.detach() for x in module(images)], folder)
+
+    def activations() -> int:
+        return saved_bytes(forward, [*module.parameters(), images])
+
+    return Prepared(run, dict(difference=difference, activations=activations))
+
+
+def in_openvino(case: Case, folder: Path, precision: str) -> Prepared:
+    """OpenVINO, given our plain backbone for one input size.
+
+    Args:
+        case: What to compute.
+        folder: Of :func:`prepare`.
+        precision: ``f32`` or ``bf16``.
+    """
+    import openvino
+
+    module, images = _load_case(case, folder, build_ours, channels_last=False)
+    module.eval().requires_grad_(False)
+    converted = openvino.convert_model(module, example_input=images, input=[list(images.shape)])
+    settings = dict(
+        INFERENCE_PRECISION_HINT=precision,
+        INFERENCE_NUM_THREADS=case.threads,
+        PERFORMANCE_HINT='LATENCY',
+        NUM_STREAMS=1,
+    )
+    compiled = openvino.Core().compile_model(converted, 'CPU', settings)
+    chosen = compiled.get_property('INFERENCE_PRECISION_HINT').to_string()
+    if chosen != precision:
+        raise RuntimeError(f'OpenVINO computes in {chosen} on this processor, not in {precision}')
+    request = compiled.create_infer_request()
+    images = images.numpy()
+
+    def run() -> list:
+        return list(request.infer([images], share_inputs=True, share_outputs=True).values())
+
+    return Prepared(run, dict(difference=lambda: largest_difference(run(), folder)))
+
+
+def in_onnxruntime(case: Case, folder: Path) -> Prepared:
+    """ONNX Runtime, given our plain backbone for one input size."""
+    import onnxruntime
+
+    module, images = _load_case(case, folder, build_ours, channels_last=False)
+    module.eval().requires_grad_(False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    # Threads that spin between turns would take the processor from the next contender.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    with tempfile.TemporaryDirectory() as exported:
+        path = Path(exported) / 'backbone.onnx'
+        torch.onnx.export(module, (images,), path, dynamo=True)
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    inputs = {session.get_inputs()[0].name: images.numpy()}
+
+    def run() -> list:
+        return session.run(None, inputs)
+
+    return Prepared(run, dict(difference=lambda: largest_difference(run(), folder)))

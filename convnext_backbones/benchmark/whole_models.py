@@ -1,0 +1,126 @@
+"""Whole detectors and segmentors, timed from the decoded image to the predictions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..config.loading import load_config
+from ..engine.build import build_on_meta
+from ..engine.hardware import adapt_to_hardware
+from ..weights.layouts import LAYOUTS
+from ..weights.names import export
+from .case import INPUT, WEIGHTS, Case, largest_difference, randomize
+from .complexity import count_parts, replace_backbone
+from .peers import import_mmpretrain, mmpretrain_backbone, swin_backbone
+from .race import Prepared
+from .runtimes import optimize
+
+PREFIX = 'backbone.'
+
+
+def read_config(path: str) -> Config:
+    """A detection or segmentation config, set up to be timed; see the top of this module.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        ValueError: The config cannot be read, or its backbone is not our ConvNeXt.
+    """
+    cfg = load_config(argparse.Namespace(config=path, cfg_options=None))
+    if cfg.model.backbone.get('type') != 'ConvNeXt':
+        raise ValueError(
+            f"expected a config whose backbone has type='ConvNeXt', got "
+            f'{cfg.model.backbone.get("type")!r} in {path!r}'
+        )
+    cfg.model.backbone.pop('init_cfg', None)
+    adapt_to_hardware(cfg)
+    if cfg.default_scope == 'mmseg':
+        cfg.model.test_cfg = dict(mode='whole')
+    return cfg
+
+
+def build_untrained(cfg: Config) -> nn.Module:
+    """The model of a config, with any weights."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def model_input(cfg: Config, image: Tensor) -> dict:
+    """What a data loader gives ``test_step`` for one image, uint8 of shape (3, H, W)."""
+    if cfg.default_scope == 'mmdet':
+        from mmdet.structures import DetDataSample as DataSample
+    else:
+        from mmseg.structures import SegDataSample as DataSample
+    shape = tuple(image.shape[1:])
+    metainfo = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
+    return dict(inputs=[image], data_samples=[DataSample(metainfo=metainfo)])
+
+
+@torch.no_grad()
+def compared_outputs(model: nn.Module, data: dict) -> list[Tensor]:
+    """What is compared of a model: the logits of a segmentor, the neck's maps of a detector.
+
+    The boxes of a detector are chosen, and no two roundings need choose the same.
+    """
+    if hasattr(model, 'decode_head'):
+        return [model.test_step(data)[0].seg_logits.data]
+    inputs = model.data_preprocessor(data, False)['inputs']
+    return list(model.extract_feat(inputs))
+
+
+def whole_model(
+    case: Case,
+    folder: Path,
+    backbone: str = 'ours',
+    optimized: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Prepared:
+    """``test_step`` of a detector or a segmentor.
+
+    Args:
+        case: With a config.
+        folder: Of :func:`prepare`.
+        backbone: ``ours``, ``mmpretrain``, or ``swin``, whose weights are its own.
+        optimized: Whether our form for inference is taken.
+        dtype: Of that form.
+    """
+    cfg = read_config(case.config)
+    state = load_file(folder / WEIGHTS)
+    images = load_file(folder / INPUT)['images'].clone()
+    measures = {}
+    if backbone == 'mmpretrain':
+        import_mmpretrain()
+        cfg.model.backbone = mmpretrain_backbone(case.arch)
+        ours = {key.removeprefix(PREFIX): x for key, x in state.items() if key.startswith(PREFIX)}
+        rest = {key: x for key, x in state.items() if not key.startswith(PREFIX)}
+        state = {**rest, **export(ours, LAYOUTS['mmpretrain'], inside=True)[0]}
+    elif backbone == 'swin':
+        cfg = replace_backbone(cfg, swin_backbone(case.arch))
+        macs = sum(part.macs for part in count_parts(build_on_meta(cfg), case.shape))
+        measures['flops'] = lambda: 2 * macs
+    model = build_untrained(cfg)
+    if backbone == 'swin':
+        randomize(model)
+    else:
+        model.load_state_dict(state)
+    model.eval().requires_grad_(False)
+    if optimized:
+        model = optimize(model, dtype)
+    data = model_input(cfg, images)
+
+    @torch.no_grad()
+    def run() -> Any:
+        return model.test_step(data)
+
+    if cfg.default_scope == 'mmdet':
+        measures['detections'] = lambda: len(run()[0].pred_instances)
+    if backbone != 'swin':
+        measures['difference'] = lambda: largest_difference(compared_outputs(model, data), folder)
+    return Prepared(run, measures)

@@ -1,0 +1,4 @@
+"""Find what is wrong with a config, its data and the machine before training.
+
+Imports engine, inference and the rows below.
+"""

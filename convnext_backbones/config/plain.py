@@ -1,0 +1,216 @@
+"""Configs and data files that are read without executing anything that they say.
+
+A config of OpenMMLab is Python. Even as JSON or YAML mmengine executes it: it imports what
+``custom_imports`` names, runs a ``_base_`` of Python, and makes any object that a tag of YAML
+names. And where the data of a config are pickles, reading them calls what they name. Here is the
+plain form of a config, which is enough to predict, and what makes mmengine refuse such data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.registry import DATASETS, Registry, init_default_scope
+from mmengine.utils import is_list_of
+
+from .walk import dicts_in, pipelines
+
+SUFFIXES = ('.json', '.yaml', '.yml')
+# By default_scope: a dataset that knows classes and no files, and what draws predictions.
+PARTS = {
+    'mmdet': ('BaseDetDataset', 'DetLocalVisualizer'),
+    'mmseg': ('BaseSegDataset', 'SegLocalVisualizer'),
+}
+OWN_IMPORTS = ('convnext_backbones', ['convnext_backbones'])
+# What names weights to start from. A model that predicts has them from a checkpoint.
+STARTS = ('init_cfg', 'pretrained')
+# mmengine imports other names with dots, and names that nobody has registered, as modules.
+TYPE = re.compile(r'(?:(?:mmdet|mmseg|mmcv|mmengine)\.)?(\w+)')
+# mmcv and mmdet evaluate some strings as Python and read files that others name; none of that can
+# be written in these letters.
+WORDS = re.compile(r'[\w +-]*')
+
+
+def read_plain_config(path: str | os.PathLike) -> Config:
+    """Read a config for prediction from JSON or YAML, without executing anything.
+
+    Of the usual entries it keeps ``default_scope``, ``model`` without the weights to start from,
+    ``visualizer``, and of ``test_dataloader.dataset`` the pipeline and the names and colors of
+    the classes. Pairs of numbers in the pipeline become tuples, by which transforms know sizes.
+
+    Raises:
+        ValueError: The file is not JSON or YAML, lacks one of these entries, or holds in them
+            something else than numbers, words and classes of the OpenMMLab stack.
+    """
+    source = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+        contents = json.loads(text) if source.lower().endswith('.json') else yaml.safe_load(text)
+        return Config(_kept(contents))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(_not_plain(source, error)) from error
+
+
+def plain_config(cfg: Config) -> dict:
+    """What :func:`read_plain_config` would keep of a config of any kind, to be written as JSON.
+
+    Raises:
+        ValueError: It holds what the plain form does not, such as a class in place of its name.
+    """
+    init_default_scope(cfg.default_scope)
+    metainfo = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
+    contents = cfg.to_dict()
+    contents.pop('custom_imports', None)  # what they register is found by its name, or refused
+    contents['test_dataloader'] = dict(
+        dataset=dict(
+            metainfo=dict(
+                classes=[*(metainfo.get('classes') or ())],
+                palette=[[*color] for color in metainfo.get('palette') or ()],
+            ),
+            pipeline=next(pipelines(contents['test_dataloader']['dataset']), None),
+        )
+    )
+    try:
+        return _kept(contents)
+    except ValueError as error:
+        raise ValueError(_not_plain(str(cfg.filename), error)) from error
+
+
+def _not_plain(source: str, error: Exception) -> str:
+    return (
+        f'cannot use {source!r} as a config of plain data: {" ".join(str(error).split())}; '
+        'tools/publish.py CHECKPOINT --config CONFIG writes one'
+    )
+
+
+def _kept(contents) -> dict:
+    """The entries that prediction needs, after a look at every value in them."""
+    _expect(isinstance(contents, dict), 'named entries', contents)
+    _expect('_base_' not in contents, 'no _base_, which may be Python', contents.get('_base_'))
+    imports = contents.get('custom_imports') or dict(imports=OWN_IMPORTS[0])
+    own = isinstance(imports, dict) and imports.get('imports') in OWN_IMPORTS
+    _expect(own, f'custom_imports of {OWN_IMPORTS[0]} only', imports)
+    scope = contents.get('default_scope')
+    _expect(scope in (*PARTS,), f'default_scope {" or ".join(PARTS)}', scope)
+    dataset_type, visualizer_type = PARTS[scope]
+    names = registered_names(scope)
+    model = _checked(_section(contents, 'model'), 'model', names)
+    dataset = _section(_section(contents, 'test_dataloader'), 'dataset')
+    pipeline = dataset.get('pipeline')
+    _expect(is_list_of(pipeline, dict), 'transforms in test_dataloader.dataset.pipeline', pipeline)
+    default = dict(type=visualizer_type, name='visualizer')
+    visualizer = {
+        key: value
+        for key, value in _section(contents, 'visualizer', default).items()
+        if key not in ('save_dir', 'vis_backends')
+    }
+    return dict(
+        default_scope=scope,
+        model=model,
+        test_dataloader=dict(
+            dataset=dict(
+                type=dataset_type,
+                metainfo=_checked_metainfo(_section(dataset, 'metainfo', {})),
+                pipeline=_with_sizes(_checked(pipeline, 'pipeline', names)),
+            )
+        ),
+        visualizer=_checked(visualizer, 'visualizer', names),
+    )
+
+
+def _expect(met: bool, expected: str, got) -> None:
+    if not met:
+        raise ValueError(f'expected {expected}, got {got!r:.200}')
+
+
+def _section(contents: dict, name: str, default: dict | None = None) -> dict:
+    section = contents.get(name, default)
+    _expect(isinstance(section, dict), f'named entries in {name}', section)
+    return section
+
+
+def _checked_metainfo(metainfo: dict) -> dict:
+    """Names and colors of the classes, if any; mmengine takes a string for a file of them."""
+    kept = {key: metainfo[key] for key in ('classes', 'palette') if metainfo.get(key)}
+    classes, palette = kept.get('classes', []), kept.get('palette', [])
+    _expect(is_list_of(classes, str), 'a list of names in metainfo.classes', classes)
+    colors = is_list_of(palette, list) and all(is_list_of(color, int) for color in palette)
+    _expect(colors, 'a list of lists of numbers in metainfo.palette', palette)
+    return kept
+
+
+@cache
+def registered_names(scope: str) -> frozenset[str]:
+    """Every name that a ``type`` may have: what mmengine, ``scope`` and mmcv register or offer."""
+    import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+    import_module(f'{scope}.visualization')  # which mmseg leaves out there
+    roots = [root for root in vars(registry).values() if isinstance(root, Registry)]
+    registries = [each for root in roots for each in (root, *root.children.values())]
+    # Heads look up non-maximum suppression and RoI layers here.
+    operations = import_module('mmcv.ops').__all__
+    return frozenset(operations).union(*(each.module_dict for each in registries))
+
+
+def _checked(node, place: str, names: Collection[str]):
+    """A copy of ``node`` without weights to start from.
+
+    Raises:
+        ValueError: Something in it is not plain.
+    """
+    if isinstance(node, dict):
+        for key in node:
+            named = isinstance(key, str) and not key.startswith('_')
+            _expect(named, f'plain names of the entries in {place}', key)
+        return {
+            key: _checked(value, f'{place}.{key}', names)
+            for key, value in node.items()
+            if key not in STARTS
+        }
+    if isinstance(node, (list, tuple)):
+        return [_checked(child, f'{place}[{i}]', names) for i, child in enumerate(node)]
+    if place.endswith('.type'):
+        name = TYPE.fullmatch(node) if isinstance(node, str) else None
+        _expect(name is not None and name[1] in names, f'a registered name in {place}', node)
+    elif isinstance(node, str):
+        _expect(WORDS.fullmatch(node) is not None, f'plain words in {place}', node)
+    else:
+        plain = node is None or isinstance(node, (bool, int, float))
+        _expect(plain, f'plain data in {place}', node)
+    return node
+
+
+def _with_sizes(node):
+    """Make tuples of pairs of numbers."""
+    if isinstance(node, dict):
+        return {key: _with_sizes(value) for key, value in node.items()}
+    if is_list_of(node, (int, float)) and len(node) == 2:
+        return tuple(node)
+    return [_with_sizes(child) for child in node] if isinstance(node, list) else node
+
+
+def check_data_formats(cfg: Config) -> None:
+    """Look for the two ways to unpickle data that mmengine's handlers have no part in.
+
+    Raises:
+        ValueError: The config takes one.
+    """
+    for node in dicts_in(cfg.to_dict()):
+        if node.get('decode_backend') == 'pickle':
+            raise ValueError(
+                "expected another decode_backend than 'pickle', which executes what an image file "
+                "says; store the images as .npy and set decode_backend='numpy'"
+            )
+        if 'OpenImagesChallengeDataset' in str(node.get('type')):
+            raise ValueError(
+                'expected another dataset than OpenImagesChallengeDataset, whose class hierarchy '
+                'mmdet may unpickle; use OpenImagesDataset'
+            )

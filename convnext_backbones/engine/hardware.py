@@ -1,0 +1,83 @@
+"""Makes a config run on the machine at hand, without an edit of the config.
+
+The published recipes name SyncBN, mixed precision and NCCL. Without a GPU none of the three
+works, so on a CPU they are replaced here and the log says so.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+
+from .processes import join_over_gloo
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's wrapper for modules on the CPU.
+
+    mmengine 0.10.7 hands every wrapper ``device_ids=[LOCAL_RANK]``, which torch refuses for a
+    module on the CPU; this one ignores it.
+    """
+
+    def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs) -> None:
+        super().__init__(module=module, device_ids=None, **kwargs)
+
+
+def adapt_to_hardware(cfg: Config) -> list[str]:
+    """Replace in ``cfg`` what cannot run without a GPU.
+
+    Args:
+        cfg: A config as the Runner takes it, with ``launcher`` set; changed in place.
+
+    Returns:
+        What was replaced, in words for the log; empty where there is a GPU.
+
+    Raises:
+        ValueError: The launcher needs GPUs.
+    """
+    if get_device() != 'cpu':
+        return []
+    changes = []
+    if _replace_sync_bn(cfg.model):
+        changes.append('SyncBN became BN')
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is not None and wrapper.get('type') == 'AmpOptimWrapper':
+        switch_amp_off(wrapper)
+        changes.append('mixed precision is off')
+    if join_over_gloo(cfg.get('launcher', 'none')):
+        if 'strategy' not in cfg:
+            cfg.model_wrapper_cfg = dict(
+                type=CPUDistributedDataParallel.__name__,
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            )
+        changes.append('processes talk over gloo')
+    return changes
+
+
+def switch_amp_off(optim_wrapper: ConfigDict) -> None:
+    """Turn the config of an AmpOptimWrapper into that of an OptimWrapper."""
+    optim_wrapper.type = 'OptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        optim_wrapper.pop(key, None)
+
+
+def _replace_sync_bn(node) -> bool:
+    """Turn every ``type='SyncBN'`` below ``node`` into BN; whether there was one."""
+    found = False
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+            found = True
+        children = list(node.values())
+    elif isinstance(node, (list, tuple)):
+        children = node
+    else:
+        return False
+    for child in children:
+        found |= _replace_sync_bn(child)
+    return found

@@ -1,0 +1,4 @@
+"""Metrics, kept predictions and their files.
+
+Imports engine, inference and the rows below.
+"""

@@ -1,0 +1,64 @@
+"""Entry point of the fast form: copy a network and give its parts their fast classes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from ..models.convnext import ConvNeXt
+from .backbone import InferenceConvNeXt
+from .fast_form import bf16_is_fast
+
+
+def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """Copy a network into a form that is faster on CPUs, and leave the argument as it was.
+
+    The copy has the parameters and state dict of the original, takes inputs of any size, and can
+    be copied, saved, pickled and loaded into. It is in evaluation mode and its parameters want no
+    gradients. Where the fast form does not apply (another device, fp64, gradients with respect to
+    the input, autocast, training mode, no oneDNN) it computes as the original does.
+
+    Args:
+        model: A :class:`ConvNeXt`, or a detector or segmentor of mmdet or mmseg, whose other
+            parts profit too: see :mod:`.inference_heads`.
+        dtype: ``torch.bfloat16`` computes the backbone in bf16, which needs a CPU with bf16
+            instructions; on others it stays in fp32, with a warning. Inputs, parameters and
+            outputs are fp32 all the same.
+
+    Returns:
+        The copy. In fp32 its outputs equal the original's to rounding.
+
+    Raises:
+        TypeError: ``model`` neither is nor contains a ConvNeXt of this package.
+        ValueError: Another ``dtype``.
+    """
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(f'expected dtype to be torch.float32 or torch.bfloat16, got {dtype}')
+    if not any(type(module) in (ConvNeXt, InferenceConvNeXt) for module in model.modules()):
+        raise TypeError(
+            'expected a ConvNeXt of this package, or a detector or segmentor with one, got '
+            f'{type(model).__name__}'
+        )
+    if dtype == torch.bfloat16 and not bf16_is_fast():
+        print_log(
+            'This CPU has no bf16 instructions: the network stays in fp32, which is faster here.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        dtype = None
+    model = copy.deepcopy(model)
+    model.eval()
+    model.requires_grad_(False)
+    for module in model.modules():
+        if type(module) in (ConvNeXt, InferenceConvNeXt):
+            InferenceConvNeXt.take_over(module, dtype or torch.float32)
+    if not isinstance(model, ConvNeXt) and 'mmcv' in sys.modules:  # what follows is made of it
+        from .heads import optimize_heads
+
+        optimize_heads(model)
+    return model

@@ -1,0 +1,4 @@
+"""Files in and out: checkpoints, downloads, images, atomic writes, changes to mmengine.
+
+Imports nothing else of this package.
+"""

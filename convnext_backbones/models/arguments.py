@@ -1,0 +1,75 @@
+"""Checks of arguments, shared by the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import torch
+
+# Layer scale is kept in fp32.
+LARGEST = torch.finfo(torch.float32).max
+
+
+def normalize_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Turn ``out_indices`` into a tuple of indices in ``[0, num_stages)``; changes no argument.
+
+    Raises:
+        TypeError: Not an int or a sequence of ints.
+        ValueError: Empty, out of range, repeated, or not in increasing order.
+    """
+    if isinstance(out_indices, Integral):
+        out_indices = (out_indices,)
+    if isinstance(out_indices, (str, bytes)) or not isinstance(out_indices, Sequence):
+        raise TypeError(
+            f'expected out_indices to be an int or a list of ints, got {out_indices!r} of type '
+            f'{type(out_indices).__name__}'
+        )
+    for index in out_indices:
+        check_integer('each of out_indices', index, minimum=-num_stages, maximum=num_stages - 1)
+    indices = tuple(int(index) % num_stages for index in out_indices)
+    if not indices:
+        raise ValueError('expected at least one index in out_indices, got none; for example (3,)')
+    if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+        raise ValueError(
+            'expected out_indices in increasing order and without repetition, got '
+            f'{tuple(out_indices)}, which means the stages {indices}; '
+            f'try {tuple(sorted(set(indices)))}'
+        )
+    return indices
+
+
+def check_integer(name: str, value: int, minimum: int, maximum: int | None = None) -> None:
+    limits = f'of at least {minimum}' if maximum is None else f'from {minimum} to {maximum}'
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f'expected {name} to be an integer {limits}, got {value!r} of type '
+            f'{type(value).__name__}'
+        )
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ValueError(f'expected {name} to be an integer {limits}, got {value}')
+
+
+def check_real(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f'expected {name} to be a number, got {value!r} of type {type(value).__name__}'
+        )
+    if not abs(value) <= LARGEST:  # nor is NaN
+        raise ValueError(f'expected {name} to be a finite number, got {value}')
+
+
+def check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    if init_cfg is not None and not all(isinstance(cfg, dict) and 'type' in cfg for cfg in cfgs):
+        raise TypeError(
+            'expected init_cfg to be None, a dict with a type or a list of such dicts, got '
+            f'{init_cfg!r}'
+        )
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(
+            f'expected {name} to be True or False, got {value!r} of type {type(value).__name__}'
+        )

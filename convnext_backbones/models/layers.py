@@ -1,0 +1,156 @@
+"""Layers of ConvNeXt that torch does not have: plain torch, no registry."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Properties of the build of torch and of the CPU, asked once: the questions break the graph of
+# torch.compile.
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
+ASKS_AUTOCAST_BY_DEVICE = hasattr(torch, 'get_autocast_dtype')  # since torch 2.4
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis, computed and returned in the dtype of its parameters.
+
+    Under autocast the parameters stay fp32 while the input may be fp16 or bf16, so the
+    statistics are taken in fp32 on every device; CUDA's autocast does this by itself, the
+    CPU's does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x`` of shape (..., C)."""
+        x = x.to(self.weight.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class LayerNorm2d(LayerNorm):
+    """LayerNorm over the channels of an NCHW map, at each position on its own.
+
+    The output has the memory format of the input. In channels_last the NHWC view is already
+    contiguous, so nothing is copied.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x`` of shape (N, C, H, W)."""
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
+        x = super().forward(x)
+        x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        return x if channels_last else x.contiguous()
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear layer over the channels of an NHWC map.
+
+    On CPUs with AVX-512 it runs as a 1x1 convolution: oneDNN uses these instructions on every
+    processor, MKL, which computes linear layers, on Intel's alone. With AVX2 MKL is as fast, and
+    faster in training. The parameters are those of ``nn.Linear`` either way.
+    """
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Map ``x`` of shape (N, H, W, C_in) to (N, H, W, C_out), times a ``scale`` of (C_out,).
+
+        The scale multiplies weight and bias, so that its gradient does not need the output.
+        """
+        weight, bias = self.weight, self.bias
+        if scale is not None:
+            weight, bias = scale[:, None] * weight, scale * bias
+        if x.device.type == 'cpu' and HAS_ONEDNN and HAS_AVX512:
+            x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), channels_last in memory
+            x = F.conv2d(x, weight[:, :, None, None], bias)
+            return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
+        return F.linear(x, weight, bias)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution over patches that do not overlap: its stride is its kernel size.
+
+    Its parameters are those of ``nn.Conv2d``. In bf16 on a CPU :func:`convolve_patches` computes
+    it: on Intel CPUs with AMX, oneDNN's bf16 convolution whose stride is its kernel size returns
+    garbage, up to 1e37 and NaN, for many numbers of channels, above all where the output is one
+    column wide (torch 2.13.0 and 2.14.1). A linear layer over the patches is right in all cases.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        size: Height and width of a patch.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (N, C_in, H, W) to (N, C_out, H // size, W // size)."""
+        if _is_bf16_on_cpu(x):
+            return convolve_patches(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The convolution whose stride is its kernel size, as a linear layer over the patches.
+
+    Args:
+        x: Of shape (N, C, H, W), at least one patch high and wide. Rows and columns that fill no
+            patch are left out.
+        weight: Of shape (C', C, rows, columns).
+        bias: Of shape (C',).
+
+    Returns:
+        Of shape (N, C', H // rows, W // columns), in channels_last if ``x`` or ``weight`` is, as
+        ``F.conv2d`` returns it.
+    """
+    rows, columns = weight.shape[2:]
+    height, width = x.shape[2] // rows, x.shape[3] // columns
+    channels_last = 1 in (x.stride(1), weight.stride(1))
+    x = x[:, :, : height * rows, : width * columns]
+    x = x.unflatten(3, (width, columns)).unflatten(2, (height, rows))
+    # (N, C, H', rows, W', columns) -> (N, H', W', rows, columns, C)
+    x = x.permute(0, 2, 4, 3, 5, 1)
+    weight = weight.permute(0, 2, 3, 1)  # (C', C, rows, columns) -> (C', rows, columns, C)
+    x = F.linear(x.flatten(3), weight.flatten(1), bias)
+    x = x.permute(0, 3, 1, 2)  # (N, H', W', C') -> (N, C', H', W')
+    return x if channels_last else x.contiguous()
+
+
+def _is_bf16_on_cpu(x: Tensor) -> bool:
+    """Whether a layer computes ``x`` in bf16 on a CPU, by its own type or by that of autocast."""
+    if x.device.type != 'cpu':
+        return False
+    autocast_type = None if x.dtype == torch.float64 else _cpu_autocast_type()  # fp64 stays
+    return (autocast_type or x.dtype) == torch.bfloat16
+
+
+def _cpu_autocast_type() -> torch.dtype | None:
+    """The type that autocast computes in on a CPU; None where it is off."""
+    if ASKS_AUTOCAST_BY_DEVICE:
+        return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al., 2016): drops the whole residual branch.
+
+    Args:
+        rate: Probability of dropping, in [0, 1). Kept samples are scaled by ``1 / (1 - rate)``,
+            so that the expectation is that of evaluation, where nothing is dropped.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of ``x`` of shape (N, ...) in training mode."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty(x.shape[:1] + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        """The rate, for ``print(model)``."""
+        return f'rate={self.rate:.4f}'

@@ -1,0 +1,75 @@
+"""Describe the software and hardware of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from ..version import __version__
+
+GIT_SECONDS = 30  # a checkout on a slow disk must not hold up a training
+
+
+def describe_environment(runner: Runner) -> dict:
+    """What a training depends on beside its config, for JSON."""
+    modules = ('numpy', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+    versions = {name: getattr(sys.modules.get(name), '__version__', None) for name in modules}
+    devices = range(torch.cuda.device_count())
+    return dict(
+        started=datetime.now().astimezone().isoformat(timespec='seconds'),
+        command=shlex.join(sys.argv),
+        seed=runner.seed,
+        first_step=runner.iter,
+        versions=dict(python=platform.python_version(), convnext_backbones=__version__, **versions),
+        hardware=dict(
+            gpus=[torch.cuda.get_device_name(device) for device in devices],
+            cpu=_cpu_name(),
+            cpus=os.cpu_count(),
+            threads=torch.get_num_threads(),
+            processes=runner.world_size,
+        ),
+        git=dict(
+            package=git_state(Path(__file__)),
+            config=git_state(Path(runner.cfg.filename)) if runner.cfg.filename else None,
+        ),
+    )
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):  # Linux only
+        found = re.search(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def git_state(path: Path) -> dict | None:
+    """The commit of the checkout that holds a file, and whether anything in it has changed.
+
+    None where there is no git or no checkout, and for a file that git ignores: an environment
+    inside a checkout is not of its commit.
+    """
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        command = ['git', '-C', str(path.resolve().parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS)
+
+    try:
+        head = git('rev-parse', 'HEAD')
+        ignored = git('check-ignore', '--quiet', path.name)
+        changes = git('status', '--porcelain')
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if head.returncode or changes.returncode or ignored.returncode == 0:
+        return None
+    return dict(commit=head.stdout.strip(), dirty=bool(changes.stdout))

@@ -1,0 +1,193 @@
+"""Layer-wise learning-rate decay: the authors' rule for detection and segmentation.
+
+Layers near the input of a pretrained backbone train at a lower rate than the heads. The authors
+give every parameter a layer id and scale its rate by ``decay_rate ** (heads' id - id)``. The ids
+stand here beside the names that they follow, and the number of layers follows from the backbone:
+typed into a config, a wrong one trains late blocks above the base rate without complaint.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from numbers import Real
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..models.convnext import ConvNeXt
+from ..models.layer_ids import count_layers, layer_id
+
+PREFIX = 'backbone.'
+DECAY_TYPES = ('layer_wise', 'stage_wise')
+OPTIONS = ('decay_rate', 'decay_type', 'custom_keys')
+MULTIPLIERS = ('lr_mult', 'decay_mult')
+
+
+@dataclass
+class Group:
+    """The parameters that share a layer, weight decay and custom multipliers."""
+
+    lr_scale: float
+    weight_decay: float
+    names: list[str] = field(default_factory=list)
+    params: list[nn.Parameter] = field(default_factory=list)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """Builds the optimizer of the authors' downstream experiments, for mmdet and mmseg alike.
+
+    ``optim_wrapper=dict(constructor='ConvNeXtLayerDecayConstructor', paramwise_cfg=...)`` with
+
+    - ``decay_rate``: the factor from one layer to the one below, in (0, 1];
+    - ``decay_type``: ``layer_wise`` (default; detection) or ``stage_wise`` (segmentation);
+    - ``custom_keys``: as in mmengine: the longest key that is part of a parameter's name
+      multiplies its rate by ``lr_mult`` and its weight decay by ``decay_mult``.
+
+    Vectors and biases (norms, ``gamma``) have no weight decay. Frozen parameters are left out.
+    The groups, their order and their scales are those of mmdet's and mmseg's
+    ``LearningRateDecayOptimizerConstructor`` with the authors' ``num_layers``.
+
+    Raises:
+        ValueError: An option is missing, unknown or out of range; the model's ``backbone`` is not
+            this package's; a backbone parameter is covered by no rule; a custom key matches
+            nothing.
+    """
+
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        cfg = self.paramwise_cfg
+        unknown = sorted(map(str, set(cfg) - set(OPTIONS)))
+        if unknown:
+            raise ValueError(
+                f'expected paramwise_cfg to hold {", ".join(OPTIONS)} only, got '
+                f'{", ".join(unknown)}; num_layers is derived from the backbone'
+            )
+        rate = cfg.get('decay_rate')
+        if not _is_number(rate) or not 0 < rate <= 1:
+            raise ValueError(f'expected paramwise_cfg.decay_rate in (0, 1], got {rate!r}')
+        if cfg.get('decay_type', DECAY_TYPES[0]) not in DECAY_TYPES:
+            raise ValueError(
+                f'expected paramwise_cfg.decay_type to be one of {", ".join(DECAY_TYPES)}, got '
+                f'{cfg["decay_type"]!r}'
+            )
+        for key, multipliers in cfg.get('custom_keys', {}).items():
+            if not isinstance(multipliers, dict) or not all(
+                name in MULTIPLIERS and _is_number(value) for name, value in multipliers.items()
+            ):
+                raise ValueError(
+                    f'expected custom_keys[{key!r}] to hold numbers as {" and ".join(MULTIPLIERS)} '
+                    f'only, got {multipliers!r}'
+                )
+        for name in ('lr', 'weight_decay'):
+            if not _is_number(value := self.optimizer_cfg.get(name)):
+                raise ValueError(
+                    f'expected optimizer.{name} to be set to a number for layer-wise decay, got '
+                    f'{value!r}'
+                )
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Append the parameter groups of ``module``, a detector or segmentor, to ``params``."""
+        backbone = getattr(module, 'backbone', None)
+        if not isinstance(backbone, ConvNeXt):
+            raise ValueError(
+                "expected a model whose backbone is this package's ConvNeXt, got "
+                f'{type(backbone).__name__} in {type(module).__name__}'
+            )
+        groups = self._group(module, count_layers(backbone.variant.depths))
+        for name, group in groups.items():
+            params.append(
+                dict(
+                    params=group.params,
+                    lr=self.base_lr * group.lr_scale,
+                    lr_scale=group.lr_scale,
+                    weight_decay=group.weight_decay,
+                    group_name=name,
+                    param_names=group.names,
+                )
+            )
+        print_log(f'Parameter groups of the optimizer:\n{_table(groups)}', logger='current')
+
+    def _group(self, module: nn.Module, num_layers: int) -> dict[str, Group]:
+        decay_type = self.paramwise_cfg.get('decay_type', DECAY_TYPES[0])
+        custom_keys = self.paramwise_cfg.get('custom_keys', {})
+        unmatched = set(custom_keys)
+        groups: dict[str, Group] = {}
+        for name, param in module.named_parameters():
+            if not param.requires_grad:
+                continue
+            if name.startswith(PREFIX):
+                layer = layer_id(name.removeprefix(PREFIX), num_layers, decay_type)
+            else:
+                layer = num_layers + 1
+            decays = param.dim() > 1 and not name.endswith('.bias')
+            matches = [key for key in custom_keys if key in name]
+            unmatched.difference_update(matches)
+            # Of several matches the longest wins, of equally long ones the first in the alphabet.
+            custom = min(matches, key=lambda key: (-len(key), key), default=None)
+            group_name = f'layer_{layer}_{"decay" if decays else "no_decay"}'
+            if custom is not None:
+                group_name += f'_{custom}'
+            if group_name not in groups:
+                multipliers = custom_keys.get(custom, {})
+                scale = self.paramwise_cfg['decay_rate'] ** (num_layers + 1 - layer)
+                groups[group_name] = Group(
+                    lr_scale=scale * multipliers.get('lr_mult', 1),
+                    weight_decay=self.base_wd * multipliers.get('decay_mult', 1) if decays else 0.0,
+                )
+            groups[group_name].names.append(name)
+            groups[group_name].params.append(param)
+        if unmatched:
+            raise ValueError(
+                f'expected every custom key to be part of a trained parameter name, got '
+                f'{", ".join(sorted(unmatched))}, which match none'
+            )
+        return groups
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _table(groups: dict[str, Group]) -> str:
+    table = Table('group', 'tensors', 'parameters', 'lr scale', 'weight decay')
+    for name, group in groups.items():
+        table.add_row(
+            name,
+            str(len(group.params)),
+            f'{sum(param.numel() for param in group.params):,}',
+            f'{group.lr_scale:.4g}',
+            f'{group.weight_decay:g}',
+        )
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return text.getvalue()
+
+
+@HOOKS.register_module()
+class LearningRateRangeHook(Hook):
+    """Logs the lowest and the highest learning rate of the groups.
+
+    mmengine logs that of the first group alone, which with layer-wise decay is the stem's.
+    """
+
+    # After mmengine's RuntimeInfoHook, so that both log the rate of the same iteration.
+    priority = 'NORMAL'
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Record both before every iteration."""
+        rates = [
+            rate
+            for name, group_rates in runner.optim_wrapper.get_lr().items()
+            if not name.endswith('base_lr')  # mmengine's own entry: what the groups derive from
+            for rate in group_rates
+        ]
+        # The log shows what ends in "lr" beside the rate of the first group.
+        runner.message_hub.update_scalar('train/lowest_lr', min(rates))
+        runner.message_hub.update_scalar('train/highest_lr', max(rates))

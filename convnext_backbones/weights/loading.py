@@ -1,0 +1,117 @@
+"""Pretrained weights: where they are published, how they get into a model, and what was loaded.
+
+``load_weights`` reads a file of any layout of :mod:`.layouts` into a backbone, a classifier, or a
+whole detector or segmentor, and returns a report. Weights that do not fit are an error, so that
+no training starts "as if from scratch" unnoticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import nn
+
+from ..io.checkpoint import named_tensors, read_checkpoint
+from ..models.convnext import ConvNeXt, ConvNeXtClassifier
+from .matching import match_weights, unwrap
+from .report import LoadReport
+from .zoo import weights_file
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | os.PathLike,
+    *,
+    strict: bool = True,
+    ema: bool = False,
+    prefix: str | None = None,
+) -> LoadReport:
+    """Fill a model with the weights of a file, and report on every tensor.
+
+    Expected, and silent, is a file that fills the model; and, for a backbone, one without output
+    norms, such as a classifier's: ``norm0`` to ``norm3`` then keep their initial values, as in
+    the authors' code. Otherwise the model stays as it was, unless ``strict=False``.
+
+    A stem built for another number of channels than three gets the weights of R, G and B in turn,
+    or their average where it has fewer than three; see :func:`adapt_stem`.
+
+    Args:
+        model: A :class:`ConvNeXt`, a :class:`ConvNeXtClassifier`, or a detector or segmentor of
+            mmdet or mmseg whose ``backbone`` is a ConvNeXt; a wrapper for distributed training
+            around any of them is looked through.
+        source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+        strict: Whether what does not fit is an error; otherwise it is logged as a warning. That
+            nothing fits at all is always an error.
+        ema: Take the averaged weights (``model_ema``) of a training checkpoint.
+        prefix: Which network to take from a file with several, such as ``'teacher.backbone.'``.
+
+    Raises:
+        FileNotFoundError: There is no such name or file.
+        TypeError: ``model`` is none of the above.
+        ValueError: The file cannot be read, would execute code, holds no ConvNeXt, or does not
+            fit.
+    """
+    path = weights_file(source)
+    tensors = named_tensors(read_checkpoint(path, mmap=True), path, ema)
+    report, matched = match_weights(model, tensors, path, prefix)
+    if report.surprises and strict:
+        raise ValueError(
+            f'cannot load {report.source!r} ({report.layout} layout) into '
+            f'{type(model).__name__}: {"; ".join(report.surprises)}; strict=False loads the '
+            f'{len(report.loaded)} tensors that fit'
+        )
+    if report.surprises or report.notes:
+        print_log(str(report), logger='current', level=logging.WARNING)
+    target = unwrap(model).state_dict()
+    with torch.no_grad():
+        for name, tensor in matched.items():
+            target[name].copy_(tensor)
+    return report
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedConvNeXt:
+    """``init_cfg=dict(type='PretrainedConvNeXt', checkpoint=...)`` of a backbone.
+
+    Nothing is read or downloaded before ``init_weights`` runs, which mmengine's Runner calls at
+    the start of training.
+
+    Args:
+        checkpoint: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+        strict: As in :func:`load_weights`; so are the errors.
+        ema: As in :func:`load_weights`.
+        prefix: As in :func:`load_weights`.
+    """
+
+    def __init__(
+        self, checkpoint: str, strict: bool = True, ema: bool = False, prefix: str | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.options = dict(strict=strict, ema=ema, prefix=prefix)
+
+    def __call__(self, module: nn.Module) -> None:
+        """Fill ``module``, a ConvNeXt."""
+        name = type(self).__name__
+        if not isinstance(module, (ConvNeXt, ConvNeXtClassifier)):
+            raise ValueError(
+                f'expected {name} in the init_cfg of a ConvNeXt, got it in that of '
+                f'{type(module).__name__}, which initializes its parts after it; give a whole '
+                'detector or segmentor its weights with load_from'
+            )
+        if isinstance(module.init_cfg, list) and module.init_cfg[-1]['type'] not in (
+            name,
+            type(self),
+        ):
+            raise ValueError(
+                f'expected {name} at the end of init_cfg, got '
+                f'{module.init_cfg[-1]["type"]!r} there, which would draw the weights anew'
+            )
+        report = load_weights(module, self.checkpoint, **self.options)
+        print_log(str(report), logger='current', level=logging.INFO)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'{name}: load from {self.checkpoint}')

@@ -1,0 +1,1 @@
+"""Helpers of the tests: miniature configs and data, independent models, recording hooks."""
