@@ -33,7 +33,7 @@ def describe_environment(runner: Runner) -> dict:
         versions=dict(python=platform.python_version(), convnext_backbones=__version__, **versions),
         hardware=dict(
             gpus=[torch.cuda.get_device_name(device) for device in devices],
-            cpu=_cpu_name(),
+            cpu=cpu_name(),
             cpus=os.cpu_count(),
             threads=torch.get_num_threads(),
             processes=runner.world_size,
@@ -45,7 +45,8 @@ def describe_environment(runner: Runner) -> dict:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the processor's model, such as 'Intel(R) Xeon(R) Platinum 8480C'; or just its kind."""
     with suppress(OSError):  # Linux only
         found = re.search(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
         if found:
