@@ -23,13 +23,18 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).with_name('tested_versions.txt')
-# OpenMMLab's stack, and its forks, each with a table of what differs.
-OPENMMLAB = 'openmmlab'
-FORKS = {'onedl': TABLE.with_name('tested_versions_onedl.txt')}
+from .io.tested_versions import (
+    foreign_to,
+    installed_stack,
+    is_within,
+    normalize,
+    read_stacks,
+    read_table,
+    stack_table,
+)
+
 # As declared in setup.py, for where the package itself is not installed.
 PYTHON = '>=3.10'
 # Importing everything takes about six seconds from a warm disk.
@@ -223,7 +228,7 @@ def diagnose(env: Environment) -> list[Fault]:
 
 def _python_faults(env: Environment) -> list[Fault]:
     accepted = env.accepted.get('python', '')
-    if _within(env.python, accepted):
+    if is_within(env.python, accepted):
         return []
     return [
         Fault(
@@ -269,7 +274,7 @@ def _examine(component: Component, env: Environment, faulty: Collection[str]) ->
         return Fault(
             name, f'{name} is not installed: {component.purpose}.', _install(component, env)
         )
-    if version and name != 'mmcv ops' and not _within(version, accepted):
+    if version and name != 'mmcv ops' and not is_within(version, accepted):
         return Fault(
             name,
             f'{providers[0]} {version} is not supported: convnext_backbones needs '
@@ -368,21 +373,6 @@ def _explain_ops(component: Component, env: Environment, error: str) -> Fault:
     return Fault(component.name, sentence, _replace(component, env, env.providers['mmcv']))
 
 
-def _within(version: str, specifier: str) -> bool:
-    """Whether a version meets a specifier of ``>=`` and ``<`` clauses; no clause accepts all."""
-    for operator, bound in re.findall(r'(>=|<)\s*([\d.]+)', specifier):
-        if (_release(version) >= _release(bound)) != (operator == '>='):
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    numbers = [int(number) for number in re.match(r'[\d.]*', version)[0].split('.') if number]
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    return tuple(numbers)
-
-
 def _last_line(error: str) -> str:
     return error.strip().splitlines()[-1].strip()
 
@@ -436,52 +426,6 @@ def inspect() -> Environment:
         accepted=_accepted(),
         apt_get=apt_get,
     )
-
-
-def read_stacks() -> dict[str, dict[str, str]]:
-    """What every stack calls OpenMMLab's distributions."""
-    line = re.compile(r'^([\w.-]+)==\S+  # instead of ([\w.-]+)$', re.MULTILINE)
-    forks = {
-        fork: {theirs: own for own, theirs in line.findall(path.read_text())}
-        for fork, path in FORKS.items()
-    }
-    return {OPENMMLAB: {name: name for names in forks.values() for name in names}, **forks}
-
-
-def installed_stack(distributions: Collection[str]) -> str:
-    """The stack that most of the distributions are of; OpenMMLab's where there are none."""
-    stacks = read_stacks()
-    return max(stacks, key=lambda stack: len({*stacks[stack].values()}.intersection(distributions)))
-
-
-def foreign_to(stack: str) -> frozenset[str]:
-    """The distributions of all other stacks."""
-    stacks = read_stacks()
-    every = frozenset(name for names in stacks.values() for name in names.values())
-    return every.difference(stacks[stack].values())
-
-
-def stack_table(stack: str) -> str:
-    """The tested versions of a stack, as pip constraints."""
-    lines = TABLE.read_text().splitlines()
-    if stack != OPENMMLAB:
-        replaced = read_stacks()[stack]
-        lines = [line for line in lines if line.partition('==')[0] not in replaced]
-        lines += FORKS[stack].read_text().splitlines()
-    return '\n'.join([*lines, ''])
-
-
-def read_table(text: str) -> dict[str, str]:
-    """Reads pip constraints: the version by normalized name, and that of Python."""
-    return {
-        normalize(name): version
-        for name, version in re.findall(r'^(?:# )?([\w.-]+)==(\S+)', text, re.MULTILINE)
-    }
-
-
-def normalize(name: str) -> str:
-    """The form of a distribution's name in which pip compares names."""
-    return re.sub(r'[-_.]+', '-', name).lower()
 
 
 def _installed(modules: Collection[str]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:

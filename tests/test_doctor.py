@@ -549,21 +549,6 @@ def test_an_executable_with_a_space_is_quoted(environment):
     assert shlex.split(problem.command)[:3] == ['/my env/python', '-m', 'pip']
 
 
-@pytest.mark.parametrize(
-    ('version', 'specifier', 'expected'),
-    [
-        ('2.0', '>=2.0.0', True),
-        ('2.13.0+cpu', '>=2.0', True),
-        ('1.13.1', '>=2.0', False),
-        ('4.0.0', '>=3.2,<4', False),
-        ('3.10.1', '<4,>=3.2', True),
-        ('1.0', '', True),
-    ],
-)
-def test_version_ranges(version, specifier, expected):
-    assert doctor._within(version, specifier) is expected
-
-
 def test_the_table_names_every_component():
     assert {component.distribution for component in doctor.COMPONENTS} < set(TESTED)
     assert all(set(c.needs) < {c.name for c in doctor.COMPONENTS} for c in doctor.COMPONENTS)

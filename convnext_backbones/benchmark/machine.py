@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..doctor import read_stacks
+from ..io.tested_versions import read_stacks
 
 PACKAGES = (
     *('timm', 'torchvision', 'transformers', 'openvino', 'onnxruntime'),

@@ -1,21 +1,19 @@
-"""dev/setup_env.py without network: decisions on environments, and the cache of wheels."""
+"""dev/setup_env.py without network: decisions on environments."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-import threading
-import time
+import venv
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from dev import setup_env
+from convnext_backbones.io import tested_versions
+from dev import environment, setup_env
 
-ROOT = Path(__file__).resolve().parents[1]
-doctor = setup_env.doctor
+ROOT = Path(__file__).resolve().parents[2]
 
 TABLE = """\
 # comment
@@ -45,30 +43,6 @@ def test_another_torch_decides_about_its_own_dependencies():
         'torch==2.5.1',
         'numpy==2.4.6',
     ]
-
-
-@pytest.mark.parametrize(
-    ('installed', 'wanted', 'expected'),
-    [
-        ('2.13.0', '2.13.0', True),
-        ('2.13.0+cpu', '2.13.0', True),
-        ('2.13.0+cpu', '2.13.0+cpu', True),
-        ('2.13.0+cu130', '2.13.0+cpu', False),
-        ('2.13.0', '2.1', False),
-    ],
-)
-def test_versions_with_a_local_tag(installed, wanted, expected):
-    assert setup_env.is_version(installed, wanted) is expected
-
-
-@pytest.mark.parametrize('stack', doctor.read_stacks())
-def test_the_real_tables_are_complete(stack):
-    tested = doctor.read_table(doctor.stack_table(stack))
-    names = doctor.read_stacks()[stack]
-    assert {'mmcv', 'mmdet', 'mmengine', 'mmsegmentation'} <= set(names)
-    tools = {'python', 'torch', 'setuptools', 'wheel', 'ninja', 'pytest'}
-    assert {*tools, *names.values()} <= set(tested)
-    assert not doctor.foreign_to(stack) & set(tested), 'nothing of another stack can come in'
 
 
 # --- the stamp ------------------------------------------------------------------------------
@@ -105,7 +79,7 @@ def test_what_decides_the_result_is_in_the_fingerprint(tmp_path, monkeypatch, ch
     (tmp_path / 'setup.py').write_text('1')
     (tmp_path / 'tested_versions.txt').write_text('1')
     monkeypatch.setattr(setup_env, 'ROOT', tmp_path)
-    monkeypatch.setattr(doctor, 'TABLE', tmp_path / 'tested_versions.txt')
+    monkeypatch.setattr(tested_versions, 'TABLE', tmp_path / 'tested_versions.txt')
     before = setup_env.fingerprint('3.11.7', 'openmmlab')
     assert setup_env.fingerprint('3.11.7', 'openmmlab') == before
     inputs = {'interpreter': '3.11.7', 'stack': 'openmmlab'}
@@ -137,13 +111,13 @@ class RecordedSteps:
         def step(*arguments):
             self.done.append(name)
             if fails:
-                raise setup_env.SetupError(f'{name} failed')
+                raise environment.SetupError(f'{name} failed')
             return result
 
         return step
 
 
-class FakeVenv(setup_env.Venv):
+class FakeVenv(environment.Venv):
     """An environment in which torch is or is not installed, and in which pip does nothing."""
 
     torch = ''
@@ -208,13 +182,13 @@ def test_torch_of_an_existing_environment_is_kept(
 
 
 def test_what_is_installed_has_the_names_of_the_stack(tmp_path, monkeypatch):
-    venv, commands = FakeVenv(tmp_path), []
-    monkeypatch.setattr(venv, 'pip', lambda *arguments: commands.append(arguments))
+    target, commands = FakeVenv(tmp_path), []
+    monkeypatch.setattr(target, 'pip', lambda *arguments: commands.append(arguments))
     needs = subprocess.CompletedProcess([], 0, 'mmengine\nmmdet\npytest\n', '')
-    monkeypatch.setattr(venv, 'ask', lambda code: needs)
+    monkeypatch.setattr(target, 'ask', lambda code: needs)
     torch = {'version': '2.13.0', 'requires': []}
-    setup_env.install_package(venv, 'openmmlab', torch)
-    setup_env.install_package(venv, 'onedl', torch)
+    setup_env.install_package(target, 'openmmlab', torch)
+    setup_env.install_package(target, 'onedl', torch)
     package, theirs, package_again, own = commands
     assert '--no-deps' in package, 'its metadata name distributions of OpenMMLab'
     assert package == package_again
@@ -275,177 +249,14 @@ def test_a_missing_compiler_is_named_before_anything_is_installed(monkeypatch, t
     assert not (tmp_path / 'venv').exists()
 
 
-# --- the cache of wheels --------------------------------------------------------------------
-
-
-def test_the_folder_depends_on_everything_a_wheel_depends_on(monkeypatch):
-    monkeypatch.setenv('CONVNEXT_BACKBONES_CACHE', '/cache')
-    folder = setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.1.0', 'cp311')
-    assert folder.parent == Path('/cache/wheels')
-    others = [
-        setup_env.wheel_folder('2.13.0+cu130', 'mmcv==2.1.0', 'cp311'),
-        setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.2.0', 'cp311'),
-        setup_env.wheel_folder('2.13.0+cpu', 'onedl-mmcv==2.1.0', 'cp311'),
-        setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.1.0', 'cp312'),
-    ]
-    monkeypatch.setattr(setup_env.platform, 'machine', lambda: 'riscv')
-    others.append(setup_env.wheel_folder('2.13.0+cpu', 'mmcv==2.1.0', 'cp311'))
-    assert len({folder, *others}) == 6
-
-
-def test_the_folder_follows_the_xdg_convention(monkeypatch):
-    monkeypatch.delenv('CONVNEXT_BACKBONES_CACHE', raising=False)
-    monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
-    folder = setup_env.wheel_folder('2.13.0', 'mmcv==2.1.0', 'cp311')
-    assert folder.is_relative_to('/xdg/convnext_backbones/wheels')
-    monkeypatch.delenv('XDG_CACHE_HOME')
-    monkeypatch.setenv('HOME', '/home/someone')
-    folder = setup_env.wheel_folder('2.13.0', 'mmcv==2.1.0', 'cp311')
-    assert folder.is_relative_to('/home/someone/.cache/convnext_backbones')
-
-
-class WheelVenv:
-    """An environment in which a wheel works if its file says so."""
-
-    def __init__(self) -> None:
-        self.content = 'nothing'
-        self.builds = 0
-
-    def ops_error(self, mmcv):
-        return '' if self.content == 'good' else f'{self.content} is installed'
-
-    def wheel_error(self, wheel, mmcv):
-        self.content = wheel.read_text()
-        return self.ops_error(mmcv)
-
-
-def build(venv, mmcv, folder, log, content='good'):
-    venv.builds += 1
-    wheel = folder / f'{mmcv.replace("==", "-")}-cp311.whl'
-    wheel.write_text(content)
-    return wheel
-
-
-def test_a_wheel_is_built_once(tmp_path):
-    first, second = WheelVenv(), WheelVenv()
-    assert 'compiled' in setup_env.provide_mmcv(first, 'mmcv==2.1.0', tmp_path, build)
-    assert 'from ' in setup_env.provide_mmcv(second, 'mmcv==2.1.0', tmp_path, build)
-    assert (first.builds, second.builds) == (1, 0)
-    again = setup_env.provide_mmcv(second, 'mmcv==2.1.0', tmp_path / 'x', build)
-    assert again == 'already installed'
-
-
-def test_a_cached_wheel_that_fails_is_deleted_and_built_again(tmp_path, capsys):
-    (tmp_path / 'mmcv-2.1.0-old.whl').write_text('bad')
-    venv = WheelVenv()
-    setup_env.provide_mmcv(venv, 'mmcv==2.1.0', tmp_path, build)
-    assert (venv.content, venv.builds) == ('good', 1)
-    assert [wheel.read_text() for wheel in tmp_path.glob('*.whl')] == ['good']
-    assert 'deleted and built again, it fails: bad is installed' in capsys.readouterr().out
-
-
-def test_a_built_wheel_whose_ops_fail_does_not_enter_the_cache(tmp_path):
-    def build_bad(*arguments):
-        return build(*arguments, content='bad')
-
-    with pytest.raises(setup_env.SetupError, match='its ops fail: bad is installed'):
-        setup_env.provide_mmcv(WheelVenv(), 'mmcv==2.1.0', tmp_path, build_bad)
-    assert [path.name for path in tmp_path.iterdir()] == ['lock']
-
-
-def test_an_interrupted_build_leaves_nothing_in_the_cache(tmp_path):
-    def build_half(*arguments):
-        build(*arguments, content='half')
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        setup_env.provide_mmcv(WheelVenv(), 'mmcv==2.1.0', tmp_path, build_half)
-    assert [path.name for path in tmp_path.iterdir()] == ['lock']
-
-
-def test_two_set_ups_at_once_build_one_wheel(tmp_path):
-    started, venvs = threading.Event(), [WheelVenv(), WheelVenv()]
-
-    def build_slowly(*arguments):
-        started.set()
-        time.sleep(0.3)  # the other one has every chance to start a build of its own
-        return build(*arguments)
-
-    threads = [
-        threading.Thread(
-            target=setup_env.provide_mmcv, args=(venv, 'mmcv==2.1.0', tmp_path, build_slowly)
-        )
-        for venv in venvs
-    ]
-    threads[0].start()
-    assert started.wait(10)
-    threads[1].start()
-    for thread in threads:
-        thread.join(10)
-    assert [venv.builds for venv in venvs] == [1, 0]
-    assert [venv.content for venv in venvs] == ['good', 'good']
-
-
-def test_a_failed_build_shows_the_end_of_its_log(tmp_path):
-    venv = setup_env.Venv(tmp_path)
-    program = tmp_path / 'bin' / 'python'
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\necho "  [1/77] c++ a.cpp"\necho "$MAX_JOBS $*"\nexit 1\n')
-    program.chmod(0o755)
-    log = tmp_path / 'build.log'
-    with pytest.raises(setup_env.SetupError, match='does not compile') as failure:
-        setup_env.build_mmcv(venv, 'mmcv==2.1.0', tmp_path, log)
-    assert str(log) in str(failure.value)
-    assert 'c++ a.cpp' in log.read_text()
-    jobs, *options = log.read_text().splitlines()[1].split()
-    assert jobs == os.environ.get('MAX_JOBS', str(os.cpu_count()))
-    assert {'--no-build-isolation', '--no-deps', '--no-cache-dir', 'mmcv==2.1.0'} <= set(options)
-    assert ' '.join(options) in str(failure.value)
-
-
-# --- progress -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('line', 'step'),
-    [
-        ('  [12/77] c++ -MMD -MF build/x.o.d -pthread\n', (12, 77)),
-        ('[1/77] c++\n', (1, 77)),
-        ('  Running command python setup.py bdist_wheel\n', None),
-        ('     16 |   array[12/77] = 1\n', None),
-    ],
-)
-def test_ninja_lines(line, step):
-    assert setup_env.parse_step(line) == step
-
-
-class Stream(io.StringIO):
-    def __init__(self, terminal: bool) -> None:
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self):
-        return self.terminal
-
-
-def feed(stream: Stream, steps: int) -> str:
-    now = iter(range(0, 10_000, 10))
-    progress = setup_env.Progress(stream, clock=lambda: next(now))
-    for step in range(1, steps + 1):
-        progress.feed('  a warning of the compiler\n')
-        progress.feed(f'  [{step}/77] c++ file.cpp\n')
-    return stream.getvalue()
-
-
-def test_progress_on_a_terminal_rewrites_one_line():
-    text = feed(Stream(terminal=True), 77)
-    assert text.count('\r') == 77
-    assert text.count('\n') == 1
-    assert '\r      compiling 7/77, 1:10 elapsed, about 11:40 to go\x1b[K' in text
-
-
-def test_progress_elsewhere_is_a_line_per_tenth():
-    lines = feed(Stream(terminal=False), 77).splitlines()
-    assert len(lines) == 10
-    assert lines[0] == '      compiling 8/77, 1:20 elapsed, about 11:30 to go'
-    assert lines[-1] == '      compiling 77/77, 12:50 elapsed, about 0:00 to go'
+@pytest.mark.parametrize('module', ['torch', 'mmengine'])
+def test_the_packages_of_the_interpreter_are_not_imported(tmp_path, module):
+    """They may be of any version; and a second call is to return at once."""
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(tmp_path)
+    (site,) = tmp_path.glob('lib/python*/site-packages')
+    (site / f'{module}.py').write_text("raise SystemExit('imported')")
+    command = [tmp_path / 'bin/python', ROOT / 'dev/setup_env.py', '--help']
+    variables = {key: value for key, value in os.environ.items() if not key.startswith('PYTHON')}
+    run = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, '')
+    assert '--stack {openmmlab,onedl}' in run.stdout
