@@ -27,6 +27,7 @@ from convnext_backbones.config.flags import config_parser
 from convnext_backbones.config.loading import load_config
 from convnext_backbones.config.walk import annotated_dataset, pipelines, transform_name
 from convnext_backbones.engine.transforms import name_unreadable_files
+from convnext_backbones.io.mmengine_patches import read_files_safely
 
 SPLITS = ('train', 'val', 'test')
 ALPHA = 0.5  # of masks and label maps, where the config leaves the toolbox's 0.8, which hides more
@@ -147,6 +148,7 @@ def run(args: argparse.Namespace) -> None:
     if args.number < 1:
         raise ValueError(f'expected --number to be at least 1, got {args.number}')
     cfg = load_config(args)
+    read_files_safely()
     init_default_scope(cfg.default_scope)
     name_unreadable_files(cfg.default_scope)
     config = dataset_config(cfg, args.split)

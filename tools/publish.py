@@ -17,6 +17,7 @@ from convnext_backbones.config.loading import load_config
 from convnext_backbones.config.plain import plain_config
 from convnext_backbones.engine.publishing import publish
 from convnext_backbones.io.files import write_atomically
+from convnext_backbones.io.mmengine_patches import read_files_safely
 
 
 def publish_config(config: str | os.PathLike) -> str:
@@ -26,6 +27,7 @@ def publish_config(config: str | os.PathLike) -> str:
         FileNotFoundError: There is no such config.
         ValueError: The config cannot be read, or does not go into plain data.
     """
+    read_files_safely()
     cfg = load_config(argparse.Namespace(config=os.fspath(config), cfg_options=None))
     return json.dumps(plain_config(cfg), indent=1)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..config.loading import load_config
 from ..engine.build import build_on_meta
 from ..engine.hardware import adapt_to_hardware
+from ..io.mmengine_patches import read_files_safely
 from ..weights.layouts import LAYOUTS
 from ..weights.names import export
 from .case import INPUT, WEIGHTS, Case, largest_difference, randomize
@@ -48,6 +49,7 @@ def read_config(path: str) -> Config:
 
 def build_untrained(cfg: Config) -> nn.Module:
     """The model of a config, with any weights."""
+    read_files_safely()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(cfg.model)
 

@@ -20,6 +20,7 @@ from torch import nn
 from ..config.errors import config_errors
 from ..engine.build import build_on_meta
 from ..engine.processes import count_processes
+from ..io.mmengine_patches import read_files_safely
 from .data import check_data
 from .findings import ERROR, Finding, errors_first
 from .label_maps import UNLABELLED
@@ -49,6 +50,7 @@ def find_problems(
     Returns:
         The errors before the warnings.
     """
+    read_files_safely()
     with _undisturbed(), DefaultScope.overwrite_default_scope(cfg.default_scope):
         sources, findings = build_sources(cfg, splits)
         findings += check_imports(cfg)

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 
-from ..io.mmengine_patches import read_files_safely
+from ..io.mmengine_patches import mmseg_bases_found
 from .classes import set_classes
 from .errors import config_errors
 from .plain import SUFFIXES, check_data_formats, read_plain_config
@@ -21,9 +20,6 @@ SECTIONS = (
     *('default_hooks', 'visualizer', 'custom_imports'),
 )
 TYPED_LISTS = ('custom_hooks', 'visualizer.vis_backends')
-# mmengine looks for the files of `mmseg::` bases in the distribution mmsegmentation, which has
-# another name in OneDL; the module has the same in both stacks.
-MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 @config_errors()
@@ -38,14 +34,14 @@ def load_config(args: argparse.Namespace) -> Config:
     path = Path(args.config)
     if not path.is_file():
         raise FileNotFoundError(f'expected a config file, found none at {args.config!r}')
-    read_files_safely()
     plain = path.suffix.lower() in SUFFIXES
     if plain and 'launcher' in args:
         raise ValueError(
             f'expected a Python config to train or evaluate, got {args.config!r}; one of plain '
             'data serves tools/predict.py'
         )
-    cfg = read_plain_config(path) if plain else Config.fromfile(path)
+    with mmseg_bases_found():
+        cfg = read_plain_config(path) if plain else Config.fromfile(path)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     if cfg.get('default_scope') not in ('mmdet', 'mmseg'):

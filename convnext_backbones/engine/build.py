@@ -40,6 +40,7 @@ class WeightsOnMeta(TorchFunctionMode):
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """The model of a detection or segmentation config on the meta device, in evaluation mode."""
+    read_files_safely()  # a model may load class weights
     with DefaultScope.overwrite_default_scope(cfg.default_scope), WeightsOnMeta():
         model = MODELS.build(deepcopy(cfg.model))
     model.eval()  # SyncBN asks for a GPU in training

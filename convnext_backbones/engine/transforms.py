@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 
 import numpy as np
@@ -10,11 +9,11 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from ..io.files import leaves_root
 from ..io.images import UnreadableFileError, read_image, reason
+from ..io.mmengine_patches import replace_loading_transforms
 
 
 def name_unreadable_files(scope: str) -> None:
@@ -26,15 +25,7 @@ def name_unreadable_files(scope: str) -> None:
     Args:
         scope: The ``default_scope`` of the config, ``mmdet`` or ``mmseg``.
     """
-    TRANSFORMS.register_module('LoadImageFromFile', force=True, module=LoadImage)
-    with TRANSFORMS.switch_scope_and_registry(scope) as registry:
-        load = registry.get('LoadAnnotations')
-        if inspect.isclass(load):  # and not yet the function below
-
-            def load_annotations(*args, **kwargs) -> LoadNamedAnnotations:
-                return LoadNamedAnnotations(load(*args, **kwargs))
-
-            registry.register_module('LoadAnnotations', force=True, module=load_annotations)
+    replace_loading_transforms(scope, LoadImage, LoadNamedAnnotations)
 
 
 class LoadImage(LoadImageFromFile):

@@ -26,6 +26,7 @@ from mmengine.registry import DATASETS, METRICS, TRANSFORMS, init_default_scope
 from ..io.checkpoint import read_checkpoint
 from ..io.files import write_atomically
 from ..io.label_maps import encode_label_map
+from ..io.mmengine_patches import read_files_safely
 from .flags import COCO_METRICS, IOU_METRICS, named_metrics
 
 # Marks a file of predictions; the number rises when the records change.
@@ -121,6 +122,7 @@ def evaluate_predictions(cfg: Config, path: str) -> dict[str, float]:
     """
     metrics = named_metrics(cfg, COCO_METRICS + IOU_METRICS, 'evaluation without the network')
     predictions = read_predictions(path)
+    read_files_safely()
     init_default_scope(cfg.default_scope)
     source = cfg.test_dataloader.dataset
     dataset = DATASETS.build(source)
