@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from convnext_backbones import doctor
+from convnext_backbones.io.tested_versions import TABLE, read_table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Nothing that a user's environment lacks may find its way into the subprocesses.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith('PYTHON')}
 
@@ -90,9 +92,9 @@ def metadata(wheel) -> Message:
 
 
 def test_every_requirement_ends_after_the_tested_version(metadata):
-    tested = doctor.read_table(doctor.TABLE.read_text())
+    tested = read_table(TABLE.read_text())
     for requirement in map(Requirement, metadata.get_all('Requires-Dist')):
-        version = tested[requirement.name]
+        version = tested[canonicalize_name(requirement.name)]
         assert version in requirement.specifier
         assert f'{int(version.partition(".")[0]) + 1}' not in requirement.specifier
 
