@@ -40,6 +40,7 @@ from rich.table import Table
 from support.peer_models import PEERS
 from torch import Tensor, nn
 
+from convnext_backbones.config.walk import walk
 from convnext_backbones.engine.hardware import switch_amp_off
 from convnext_backbones.engine.runner import build_runner
 from convnext_backbones.training.resume import ResumableRandomnessHook
@@ -166,17 +167,12 @@ def divide(value):
     return round(value / REDUCTION)
 
 
-def reduce_sizes(node) -> None:
-    """Reduce the image sizes below ``node`` of a config."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key in SIZES and value is not None:
-                node[key] = divide(value)
-            else:
-                reduce_sizes(value)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            reduce_sizes(child)
+def reduce_sizes(node: object) -> None:
+    """Reduce the image sizes in a part of a config."""
+    for _, part in walk(node):
+        for key in SIZES:
+            if part.get(key) is not None:
+                part[key] = divide(part[key])
 
 
 def set_equal(cfg: Config, data: Path, work_dir: Path, steps: int, batch_size: int) -> None:

@@ -23,7 +23,8 @@ NAMES = ('cat', 'dog', 'owl')
 def load(path: Path, *options: str) -> Config:
     """A config as the tools read it."""
     flags = ['--cfg-options', *options] if options else []
-    return load_config(config_parser('').parse_args([str(path), *flags]))
+    args = config_parser('').parse_args([str(path), *flags])
+    return load_config(args.config, args.cfg_options)
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)

@@ -81,9 +81,8 @@ def test_other_backbones_are_loaded_as_mmengine_does(tmp_path):
 
 
 def overridden(*options: str):
-    return load_config(
-        config_parser('').parse_args([str(CONFIGS['seg']), '--cfg-options', *options])
-    )
+    args = config_parser('').parse_args([str(CONFIGS['seg']), '--cfg-options', *options])
+    return load_config(args.config, args.cfg_options)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ from convnext_backbones.checks.findings import Finding, as_table
 from convnext_backbones.checks.sources import build_sources
 from convnext_backbones.config.errors import config_errors
 from convnext_backbones.config.flags import runner_parser
-from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.config.plain import plain_config, read_plain_config
 from convnext_backbones.engine.build import build_model
 from convnext_backbones.engine.runner import backbone_starts_from_scratch
@@ -210,9 +210,8 @@ def test_overrides_make_a_model_or_one_sentence(examples, config, try_out, tmp_p
     def check(case):
         options, flags = case
         args = parser().parse_args([str(path), f'--work-dir={tmp_path}', *flags])
-        args.cfg_options = options
         try:
-            cfg = load_config(args)
+            cfg = load_run_config(args.config, options, args.launcher, args.work_dir)
             with config_errors():
                 set_training_flags(cfg, args)
                 set_records(cfg)
@@ -238,7 +237,7 @@ def test_overrides_as_they_are_typed(examples, config, try_out, capsys):
             assert error.code == 2 and 'usage: ' in capsys.readouterr().err
             return
         try:
-            load_config(args)
+            load_run_config(args.config, args.cfg_options)
         except ValueError as error:
             assert is_one_line(error) and is_documented(error)
 

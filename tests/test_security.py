@@ -21,8 +21,7 @@ from mmengine.fileio.handlers import file_handlers
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from support.untrained import leave_untrained
 
-from convnext_backbones.config.flags import config_parser, runner_parser
-from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.loading import load_config, load_run_config
 from convnext_backbones.config.plain import plain_config, read_plain_config
 from convnext_backbones.experiments import EXPERIMENTS
 from convnext_backbones.io.mmengine_patches import refuse_code_in_data
@@ -265,13 +264,13 @@ def test_what_is_no_config_gets_one_sentence(name, text, message, tmp_path):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message) as caught:
-        load_config(config_parser('').parse_args([str(path)]))
+        load_config(path)
     assert '\n' not in str(caught.value)
 
 
 def test_a_plain_config_is_for_prediction(published):
     with pytest.raises(ValueError, match='expected a Python config to train or evaluate, got'):
-        load_config(runner_parser('').parse_args([str(published['.json'])]))
+        load_run_config(published['.json'])
 
 
 def test_a_config_that_does_not_go_into_plain_data_is_refused(published):
@@ -349,7 +348,7 @@ def test_configs_that_unpickle_past_mmengine_are_refused(setting, message, publi
     config = tmp_path / 'config.py'
     config.write_text(f'_base_ = [{str(published[".py"])!r}]\nextra = [{setting}]\n')
     with pytest.raises(ValueError, match=f'expected another .*{message}'):
-        load_config(config_parser('').parse_args([str(config)]))
+        load_config(config)
 
 
 # --- the promise as a whole -----------------------------------------------------------------

@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.number < 1:
         raise ValueError(f'expected --number to be at least 1, got {args.number}')
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options)
     read_files_safely()
     init_default_scope(cfg.default_scope)
     name_unreadable_files(cfg.default_scope)

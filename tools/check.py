@@ -18,7 +18,7 @@ from rich.console import Console
 from convnext_backbones.checks.findings import ERROR, WARNING, Finding, as_table
 from convnext_backbones.checks.preflight import find_problems
 from convnext_backbones.config.flags import runner_parser
-from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.training.flags import add_training_flags, set_training_flags
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     start = time.monotonic()
     try:
-        cfg = load_config(args)
+        cfg = load_run_config(args.config, args.cfg_options, args.launcher, args.work_dir)
         set_training_flags(cfg, args)
     except (FileNotFoundError, ValueError) as error:
         findings = [Finding(ERROR, str(error), args.config, 'correct the config or the flags')]

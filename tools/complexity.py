@@ -76,7 +76,7 @@ def build(model: str) -> nn.Module:
 
 
 def _read_config(path: Path):
-    return load_config(argparse.Namespace(config=str(path), cfg_options=None))
+    return load_config(path)
 
 
 def as_table(costs: Sequence[Cost], breakdown: bool, style: box.Box) -> Table:

@@ -9,7 +9,7 @@ import os
 import sys
 
 from convnext_backbones.config.flags import config_parser
-from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.evaluation.flags import add_evaluation_flags, set_evaluation_flags
 from convnext_backbones.evaluation.predictions import evaluate_predictions
 from convnext_backbones.evaluation.results import write_metrics
@@ -21,12 +21,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = config_parser(__doc__.splitlines()[0])
     parser.add_argument('predictions', metavar='PREDICTIONS', help='file from test.py --dump')
     parser.add_argument('--work-dir', help='folder for the metrics')
-    parser.set_defaults(launcher='none')
     add_evaluation_flags(parser)
     args = parser.parse_args(argv)
     try:
         check_file(args.predictions, 'kept predictions')
-        cfg = load_config(args)
+        cfg = load_run_config(args.config, args.cfg_options, work_dir=args.work_dir)
         os.makedirs(cfg.work_dir, exist_ok=True)
         set_evaluation_flags(cfg, args)
         metrics = evaluate_predictions(cfg, args.predictions)

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> list[str]:
         ValueError: The config or the checkpoint cannot be used.
     """
     images = list_images(args.source)
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, args.device)
     if args.optimize:
         model = optimize_for_inference(model)

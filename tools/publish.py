@@ -28,7 +28,7 @@ def publish_config(config: str | os.PathLike) -> str:
         ValueError: The config cannot be read, or does not go into plain data.
     """
     read_files_safely()
-    cfg = load_config(argparse.Namespace(config=os.fspath(config), cfg_options=None))
+    cfg = load_config(config)
     return json.dumps(plain_config(cfg), indent=1)
 
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from convnext_backbones.config.flags import runner_parser
-from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.engine.batch_files import batches_named
 from convnext_backbones.engine.build import load_trained
 from convnext_backbones.engine.processes import leave_process_group
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     add_evaluation_flags(parser)
     args = parser.parse_args(argv)
     try:
-        cfg = load_config(args)
+        cfg = load_run_config(args.config, args.cfg_options, args.launcher, args.work_dir)
         if args.optimize and args.launcher != 'none':
             raise ValueError(
                 f"expected --launcher 'none' with --optimize, got {args.launcher!r}; the faster "

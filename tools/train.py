@@ -15,7 +15,7 @@ import sys
 from convnext_backbones.checks.preflight import refuse_problems
 from convnext_backbones.config.errors import config_errors
 from convnext_backbones.config.flags import runner_parser
-from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.engine.batch_files import NotFiniteError, batches_named
 from convnext_backbones.engine.processes import leave_process_group
 from convnext_backbones.engine.runner import backbone_starts_from_scratch, build_runner
@@ -29,7 +29,7 @@ from convnext_backbones.training.resume import PositionHook, ResumableRandomness
 
 def train(args: argparse.Namespace, start: StartMarker) -> None:
     """Train as the command line says; ``start`` notes when that begins."""
-    cfg = load_config(args)
+    cfg = load_run_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     set_training_flags(cfg, args)
     doubts = [] if args.no_check else refuse_problems(cfg)
     set_resumable(cfg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def read_config(path: str) -> Config:
         FileNotFoundError: There is no such config.
         ValueError: The config cannot be read, or its backbone is not our ConvNeXt.
     """
-    cfg = load_config(argparse.Namespace(config=path, cfg_options=None))
+    cfg = load_config(path)
     if cfg.model.backbone.get('type') != 'ConvNeXt':
         raise ValueError(
             f"expected a config whose backbone has type='ConvNeXt', got "

@@ -16,7 +16,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..config.errors import config_errors
-from ..config.walk import entries
+from ..config.walk import walk
 from ..engine.hardware import switch_amp_off
 from .findings import ERROR, WARNING, Finding, Kind, several, spell
 
@@ -42,7 +42,7 @@ def check_imports(cfg: Config) -> Iterator[Finding]:
     }
     places = [
         f'{place}.{key}={entry[key]!r}'
-        for place, entry in entries(cfg.to_dict())
+        for place, entry in walk(cfg.to_dict())
         for key in ('type', 'constructor')
         if isinstance(entry.get(key), str) and entry[key] in ours
     ]

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config.walk import entries
+from ..config.walk import walk
 from ..io.checkpoint import read_checkpoint
 from ..weights.loading import PretrainedConvNeXt, load_weights
 from ..weights.zoo import local_file
@@ -25,7 +25,7 @@ def check_weights(cfg: Config, model: nn.Module, thorough: bool) -> Iterator[Fin
     if cfg.get('load_from'):
         yield from _check_plain(model, cfg.load_from, 'load_from')
     modules = dict(model.named_modules())
-    for place, part in entries(cfg.model, 'model'):
+    for place, part in walk(cfg.model, 'model'):
         inits = part.get('init_cfg') or ()
         for init in [inits] if isinstance(inits, Mapping) else inits:
             module = modules.get(place.removeprefix('model').lstrip('.'))

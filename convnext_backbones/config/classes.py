@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, init_default_scope
 
-from .walk import list_datasets, list_heads
+from .walk import list_datasets, list_heads, walk
 
 
 def set_classes(cfg: Config) -> None:
@@ -125,9 +125,8 @@ def _set_number(head: ConfigDict, number: int) -> None:
     head.num_classes = number
 
 
-def _class_weights(node) -> Iterator[Sequence[float]]:
-    for child in node.values() if isinstance(node, dict) else node:
-        if isinstance(child, dict) and isinstance(child.get('class_weight'), (list, tuple)):
-            yield child.class_weight
-        if isinstance(child, (dict, list, tuple)):
-            yield from _class_weights(child)
+def _class_weights(head: ConfigDict) -> Iterator[Sequence[float]]:
+    """Iterate over the ``class_weight`` lists of a head's losses."""
+    for path, part in walk(head):
+        if path and isinstance(part.get('class_weight'), (list, tuple)):
+            yield part['class_weight']

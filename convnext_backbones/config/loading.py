@@ -1,16 +1,18 @@
-"""From a config file and command line flags to a Runner: what train, test and predict share."""
+"""Read and check a config file."""
 
 from __future__ import annotations
 
-import argparse
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 from ..io.mmengine_patches import mmseg_bases_found
 from .classes import set_classes
 from .errors import config_errors
-from .plain import SUFFIXES, check_data_formats, read_plain_config
+from .plain import check_data_formats, is_plain, read_plain_config
 from .walk import entry_at
 
 # What the tools look into themselves, before mmengine would: dicts, and lists of dicts with a type.
@@ -23,40 +25,67 @@ TYPED_LISTS = ('custom_hooks', 'visualizer.vis_backends')
 
 
 @config_errors()
-def load_config(args: argparse.Namespace) -> Config:
-    """Read ``args.config`` and merge the flags of the parsers above into it.
+def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a detection or segmentation config, check it, and apply its ``classes``.
+
+    Args:
+        path: A Python file, which is executed, or plain data in JSON or YAML, which is not.
+        overrides: Values by dotted key, as ``--cfg-options`` gives them.
 
     Raises:
         FileNotFoundError: There is no such config.
-        ValueError: The config cannot be read, an override does not fit it, or it is not one of
-            mmdet or mmseg.
+        ValueError: The config cannot be read, an override does not fit it, or it is not a config
+            for mmdet or mmseg.
     """
-    path = Path(args.config)
-    if not path.is_file():
-        raise FileNotFoundError(f'expected a config file, found none at {args.config!r}')
-    plain = path.suffix.lower() in SUFFIXES
-    if plain and 'launcher' in args:
-        raise ValueError(
-            f'expected a Python config to train or evaluate, got {args.config!r}; one of plain '
-            'data serves tools/predict.py'
-        )
+    source = os.fspath(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'expected a config file, found none at {source!r}')
     with mmseg_bases_found():
-        cfg = read_plain_config(path) if plain else Config.fromfile(path)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        cfg = read_plain_config(path) if is_plain(path) else Config.fromfile(path)
+    if overrides:
+        cfg.merge_from_dict(dict(overrides))
     if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
         raise ValueError(
             f"expected a config with default_scope='mmdet' or 'mmseg', got "
-            f'{cfg.get("default_scope")!r} in {args.config!r}'
+            f'{cfg.get("default_scope")!r} in {source!r}'
         )
     if cfg.get('model') is None:
-        raise ValueError(f'expected a config with a model, found none in {args.config!r}')
+        raise ValueError(f'expected a config with a model, found none in {source!r}')
     _check_sections(cfg)
     set_classes(cfg)
     check_data_formats(cfg)
-    if 'launcher' in args:
-        cfg.launcher = args.launcher
-        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+    return cfg
+
+
+@config_errors()
+def load_run_config(
+    path: str | os.PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
+    work_dir: str | None = None,
+) -> Config:
+    """Read a config to train or evaluate with: :func:`load_config` plus ``launcher``, ``work_dir``.
+
+    Args:
+        path: A Python file.
+        overrides: As in :func:`load_config`.
+        launcher: What started the processes, one of ``config.flags.LAUNCHERS``.
+        work_dir: Folder for logs and checkpoints; by default the config's, or
+            ``work_dirs/NAME_OF_THE_CONFIG``.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        ValueError: As in :func:`load_config`; or the config is plain data, which has no training
+            or evaluation settings.
+    """
+    if is_plain(path) and Path(path).is_file():
+        raise ValueError(
+            f'expected a Python config to train or evaluate, got {os.fspath(path)!r}; plain data '
+            'is for tools/predict.py'
+        )
+    cfg = load_config(path, overrides)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     return cfg
 
 

@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, Registry, init_default_scope
 from mmengine.utils import is_list_of
 
-from .walk import dicts_in, pipelines
+from .walk import pipelines, walk
 
 SUFFIXES = ('.json', '.yaml', '.yml')
 # By default_scope: a dataset that knows classes and no files, and what draws predictions.
@@ -38,6 +38,11 @@ TYPE = re.compile(r'(?:(?:mmdet|mmseg|mmcv|mmengine)\.)?(\w+)')
 # mmcv and mmdet evaluate some strings as Python and read files that others name; none of that can
 # be written in these letters.
 WORDS = re.compile(r'[\w +-]*')
+
+
+def is_plain(path: str | os.PathLike) -> bool:
+    """Whether a config file is plain data, by its suffix."""
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def read_plain_config(path: str | os.PathLike) -> Config:
@@ -203,7 +208,7 @@ def check_data_formats(cfg: Config) -> None:
     Raises:
         ValueError: The config takes one.
     """
-    for node in dicts_in(cfg.to_dict()):
+    for _, node in walk(cfg.to_dict()):
         if node.get('decode_backend') == 'pickle':
             raise ValueError(
                 "expected another decode_backend than 'pickle', which executes what an image file "

@@ -1,100 +1,110 @@
-"""Walk over configs: entries, datasets, pipelines and heads, wherever they are nested."""
+"""Find entries of configs wherever they are nested: dicts, datasets, pipelines and heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 # RPN heads tell objects from background, whatever the classes are.
 CLASS_AGNOSTIC = ('rpn_head',)
+# Below a dataset, the paths of those that it wraps.
+WRAPPED = re.compile(r'(\.dataset|\.datasets\.\d+)*')
 
 
-def entries(node: object, place: str = '') -> Iterator[tuple[str, Mapping]]:
-    """The dicts in a part of a config, and the keys that lead to them, joined by dots."""
-    if isinstance(node, Mapping):
-        yield place, node
+def walk(node: object, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+    """Iterate over every dict in a part of a config, outer ones first.
+
+    Args:
+        node: A dict, a list or tuple, or a value, in which there is nothing to find.
+        path: Keys that lead to ``node``, joined by dots.
+
+    Yields:
+        The path of a dict, such as ``model.backbone`` or ``pipeline.0``, and the dict itself. Its
+        values may be replaced, which is how settings are changed wherever they are nested.
+    """
+    children: Iterable[tuple[Any, Any]]
+    if isinstance(node, dict):
+        yield path, node
         children = node.items()
     elif isinstance(node, (list, tuple)):
         children = enumerate(node)
     else:
         return
     for key, child in children:
-        yield from entries(child, f'{place}.{key}'.lstrip('.'))
+        yield from walk(child, f'{path}.{key}'.lstrip('.'))
 
 
-def dicts_in(node) -> Iterator[dict]:
-    """Every dict in ``node``."""
-    if isinstance(node, dict):
-        yield node
-        node = node.values()
-    elif not isinstance(node, (list, tuple)):
-        return
-    for child in node:
-        yield from dicts_in(child)
+def entry_at(node: Any, path: str) -> Any:
+    """Return the value at a dotted path of a config or of nested dicts, or None."""
+    for key in path.split('.'):
+        node = node.get(key) if isinstance(node, (dict, Config)) else None
+    return node
+
+
+# --- heads ----------------------------------------------------------------------------------
+
+
+def list_heads(model: object) -> Iterator[ConfigDict]:
+    """Iterate over the parts of a model's config that set ``num_classes`` to that of the data."""
+    for path, part in walk(model):
+        if 'num_classes' in part and not any(key in CLASS_AGNOSTIC for key in path.split('.')):
+            yield part
+
+
+# --- datasets and pipelines -----------------------------------------------------------------
 
 
 def list_datasets(cfg: Config) -> Iterator[ConfigDict]:
-    """The datasets of the dataloaders of ``cfg``, without the wrappers around them."""
+    """Iterate over the datasets of all dataloaders of ``cfg``, without their wrappers."""
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
         for _, dataset in unwrap(loader.get('dataset')):
             yield dataset
 
 
-def unwrap(dataset: ConfigDict | None, place: str = 'dataset') -> Iterator[tuple[str, ConfigDict]]:
-    """The datasets inside of wrappers such as RepeatDataset, or the dataset itself.
+def unwrap(dataset: object, path: str = 'dataset') -> Iterator[tuple[str, ConfigDict]]:
+    """Iterate over the datasets inside wrappers such as RepeatDataset, or yield the dataset itself.
 
     Args:
-        dataset: A config; what is no dict is left to mmengine's complaint.
-        place: The keys that lead to it, joined by dots.
+        dataset: The config of a dataset. Anything but a dict yields nothing; mmengine reports it.
+        path: Keys that lead to it, joined by dots.
 
     Yields:
-        The place of a dataset, and its config.
+        The path of a dataset, and its config.
     """
-    if not isinstance(dataset, dict):
-        return
-    several = dataset.get('datasets')
-    several = several if isinstance(several, (list, tuple)) else ()
-    inner = {f'datasets.{i}': one for i, one in enumerate(several)}
-    if 'dataset' in dataset:
-        inner['dataset'] = dataset.dataset
-    for key, one in inner.items():
-        yield from unwrap(one, f'{place}.{key}')
-    if not inner:
-        yield place, dataset
+    for place, level in _dataset_levels(dataset, path):
+        several = level.get('datasets')
+        if 'dataset' not in level and not (several and isinstance(several, (list, tuple))):
+            yield place, level
 
 
-def list_heads(model) -> Iterator[ConfigDict]:
-    """The parts of a model's config that name ``num_classes``, at any depth."""
-    if isinstance(model, (list, tuple)):
-        for part in model:
-            yield from list_heads(part)
-    elif isinstance(model, dict):
-        if 'num_classes' in model:
-            yield model
-        for key, part in model.items():
-            if key not in CLASS_AGNOSTIC:
-                yield from list_heads(part)
+def pipelines(dataset: object) -> Iterator[list[dict[str, Any]]]:
+    """Iterate over the pipelines in the config of a dataset and of those that it wraps."""
+    for _, level in _dataset_levels(dataset, 'dataset'):
+        if level.get('pipeline'):
+            yield level['pipeline']
 
 
-def entry_at(entry, path: str):
-    """What is at a dotted path of a config or of nested dicts; None where there is none."""
-    for key in path.split('.'):
-        entry = entry.get(key) if isinstance(entry, (dict, Config)) else None
-    return entry
+def _dataset_levels(dataset: object, path: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Iterate over a dataset and those that it wraps, outer ones first."""
+    for place, part in walk(dataset, path):
+        if WRAPPED.fullmatch(place.removeprefix(path)):
+            yield place, part
 
 
 def annotated_dataset(cfg: Config, split: str = 'val') -> ConfigDict:
-    """The config of a dataset for evaluation, changed so that annotations are transformed too.
+    """Return the config of an evaluation dataset that transforms annotations with the image.
 
     The toolboxes' pipelines for evaluation load annotations last, at the size of the file, which
-    is what metrics need. A loss, or a drawing, needs them at the size of the image: here whatever
-    is loaded is loaded first.
+    is what metrics need. A loss or a drawing needs them at the size of the image, so everything
+    that is loaded is moved to the start of the pipeline.
 
     Args:
-        cfg: A config of mmdet or mmseg; it is left as it is.
+        cfg: A config for mmdet or mmseg; not changed.
         split: ``val`` or ``test``.
 
     Raises:
@@ -104,7 +114,7 @@ def annotated_dataset(cfg: Config, split: str = 'val') -> ConfigDict:
     if not dataloader:
         raise ValueError(f'expected {split}_dataloader in the config, found none')
     dataset = deepcopy(dataloader['dataset'])
-    names = []
+    names: list[str] = []
     for pipeline in pipelines(dataset):
         names += map(transform_name, pipeline)
         pipeline.sort(key=lambda transform: not transform_name(transform).startswith('Load'))
@@ -116,16 +126,7 @@ def annotated_dataset(cfg: Config, split: str = 'val') -> ConfigDict:
     return dataset
 
 
-def pipelines(dataset: dict) -> Iterator[list[dict]]:
-    """The pipelines in the config of a dataset and of those that it wraps."""
-    if dataset.get('pipeline'):
-        yield dataset['pipeline']
-    for wrapped in (dataset.get('dataset'), *(dataset.get('datasets') or ())):
-        if wrapped:
-            yield from pipelines(wrapped)
-
-
-def transform_name(transform: dict) -> str:
-    """The name of a transform in a config, which holds a class, or a name with or without scope."""
-    name = transform['type']
-    return name.rpartition('.')[2] if isinstance(name, str) else name.__name__
+def transform_name(transform: dict[str, Any]) -> str:
+    """Return the name of a transform, whose ``type`` is a class or a name with or without scope."""
+    kind = transform['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__

@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 
+from ..config.walk import walk
 from .processes import join_over_gloo
 
 
@@ -66,18 +67,9 @@ def switch_amp_off(optim_wrapper: ConfigDict) -> None:
         optim_wrapper.pop(key, None)
 
 
-def _replace_sync_bn(node) -> bool:
-    """Turn every ``type='SyncBN'`` below ``node`` into BN; whether there was one."""
-    found = False
-    if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
-            found = True
-        children = list(node.values())
-    elif isinstance(node, (list, tuple)):
-        children = node
-    else:
-        return False
-    for child in children:
-        found |= _replace_sync_bn(child)
-    return found
+def _replace_sync_bn(model: ConfigDict) -> bool:
+    """Turn every SyncBN in a model's config into BN and return whether there was one."""
+    found = [part for _, part in walk(model) if part.get('type') == 'SyncBN']
+    for part in found:
+        part['type'] = 'BN'
+    return bool(found)
