@@ -1,29 +1,58 @@
-"""Find what is wrong with a config, its data and this machine: tools/check.py CONFIG [flags].
+"""Find problems of a config, its data and this machine: tools/check.py CONFIG [flags].
 
-It takes the flags of tools/train.py, changes nothing and downloads nothing. What it finds is
-printed with the place and the remedy. Errors, with which training would fail or learn what is
+It takes the flags of tools/train.py, changes nothing and downloads nothing. Each finding is one
+line, PATH:ENTRY: LEVEL: WHAT; FIX. Errors, with which training would fail or learn something
 wrong, make the exit status 1; warnings do not.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
 
-from rich.console import Console
-
-from convnext_backbones.checks.findings import ERROR, WARNING, Finding, as_table
+from convnext_backbones.checks.findings import ERROR, WARNING, Finding, count_levels, one_line
 from convnext_backbones.checks.preflight import find_problems
 from convnext_backbones.config.flags import runner_parser
 from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.training.flags import add_training_flags, set_training_flags
 
 
+def check(args: argparse.Namespace) -> list[Finding]:
+    """Return the findings for the config and the flags of the command line."""
+    try:
+        cfg = load_run_config(args.config, args.cfg_options, args.launcher, args.work_dir)
+        set_training_flags(cfg, args)
+    except (FileNotFoundError, ValueError) as error:
+        fix = 'correct the config or the flags'
+        return [Finding(ERROR, one_line(error), '', fix, args.config)]
+    return find_problems(cfg, thorough=not args.quick, processes=args.processes)
+
+
+def as_json(config: str, findings: list[Finding], seconds: float) -> str:
+    """Return the report for programs."""
+    levels = Counter(finding.level for finding in findings)
+    report = dict(
+        config=config,
+        errors=levels[ERROR],
+        warnings=levels[WARNING],
+        seconds=round(seconds, 1),
+        findings=[finding.as_data() for finding in findings],
+    )
+    return json.dumps(report, indent=1)
+
+
+def as_text(findings: list[Finding], seconds: float, color: bool) -> str:
+    """Return the report for people: a line per finding, and the summary."""
+    lines = [finding.as_line(color) for finding in findings]
+    return '\n'.join([*lines, f'{count_levels(findings)} in {seconds:.1f} s'])
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = runner_parser(__doc__.splitlines()[0])
     add_training_flags(parser)
     parser.add_argument(
@@ -40,29 +69,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--json', action='store_true', help='print JSON and nothing else')
     args = parser.parse_args(argv)
     start = time.monotonic()
-    try:
-        cfg = load_run_config(args.config, args.cfg_options, args.launcher, args.work_dir)
-        set_training_flags(cfg, args)
-    except (FileNotFoundError, ValueError) as error:
-        findings = [Finding(ERROR, str(error), args.config, 'correct the config or the flags')]
-    else:
-        findings = find_problems(cfg, thorough=not args.quick, processes=args.processes)
-    seconds = round(time.monotonic() - start, 1)
-    levels = Counter(finding.level for finding in findings)
+    findings = check(args)
+    seconds = time.monotonic() - start
     if args.json:
-        report = dict(
-            config=args.config,
-            errors=levels[ERROR],
-            warnings=levels[WARNING],
-            seconds=seconds,
-            findings=[asdict(finding) for finding in findings],
-        )
-        print(json.dumps(report, indent=1))
+        print(as_json(args.config, findings, seconds))
     else:
-        if findings:
-            Console().print(as_table(findings))
-        print(f'{levels[ERROR]} errors and {levels[WARNING]} warnings, in {seconds} s')
-    sys.exit(bool(levels[ERROR]))
+        text = as_text(findings, seconds, sys.stdout.isatty() and not os.environ.get('NO_COLOR'))
+        # A terminal or pipe may not know all characters of file names.
+        encoding = sys.stdout.encoding or 'utf-8'
+        print(text.encode(encoding, 'backslashreplace').decode(encoding))
+    sys.exit(any(finding.level == ERROR for finding in findings))
 
 
 if __name__ == '__main__':

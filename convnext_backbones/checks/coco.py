@@ -1,14 +1,14 @@
-"""The check of annotation files in COCO's form, and of the images that they name.
+"""Check annotation files in COCO format, and the images that they name.
 
-mmdet leaves out in silence what it cannot use, numbers the classes in the order of the file, and
-fails of the rest when a training comes to it.
+mmdet silently skips unusable annotations, numbers classes in file order, and fails on other errors
+only when training reaches them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,12 +19,12 @@ from .coco_annotations import (
     NO_AREA,
     OUTSIDE,
     ListedImage,
-    _box_problem,
     annotation_problems,
+    box_problem,
     has,
     is_complete,
 )
-from .findings import ERROR, SHOWN, WARNING, Finding, Kind, group, spell
+from .findings import ERROR, WARNING, Finding, Kind, group, one_line, several, spell
 from .sources import (
     LEAVES_ROOT,
     Listing,
@@ -36,107 +36,92 @@ from .sources import (
     open_image,
 )
 
-# What of mmdet's users ask about most, in its own words.
+# The message of mmdet that its users ask about most often.
 EMPTY = 'the log will say "The testing results of the whole dataset is empty"'
 IMAGE_WITHOUT_KEYS = Kind(
     ERROR,
-    'images without an id, or with no text as file_name, or no numbers as width and height',
+    'images without an id, or whose file_name is no text, or whose width or height is no number',
     'give each of them all four',
 )
-IMAGE_TWICE = Kind(ERROR, 'images with the id of another', 'number the images anew')
+IMAGE_TWICE = Kind(ERROR, 'images with the id of another', 'renumber the images')
 FILE_TWICE = Kind(WARNING, 'images with the file of another', 'list every file once')
 OTHER_SIZE = Kind(
     ERROR,
-    'images of another size than listed',
+    'images whose size is not the listed one',
     'annotate these files, or scale boxes, masks, width and height to them',
 )
 TURNED = Kind(
     ERROR,
-    'images that EXIF turns by a quarter when they are loaded, and that are listed unturned',
+    'images that loading turns by 90 degrees because of EXIF, but that are listed unturned',
     "load them as they are listed: dict(type='LoadImageFromFile', "
     "color_type='color_ignore_orientation') in every pipeline",
 )
 
 
-def check_coco(source: Source, thorough: bool) -> Generator[Finding, None, set[str]]:
+def check_coco(source: Source, thorough: bool) -> tuple[list[Finding], set[str]]:
     """Check the annotation file of a dataset and its images.
 
     Args:
         source: A CocoDataset.
-        thorough: Open all images.
+        thorough: Open all images, not just a sample.
 
     Returns:
-        The absolute paths of the images, for ``yield from``.
+        The findings, and the absolute paths of the images that exist.
     """
-    where, folder = source.dataset.ann_file, source.dataset.data_prefix.get('img')
+    path, folder = source.dataset.ann_file, source.dataset.data_prefix.get('img')
     if folder is None:
-        yield Finding(
-            ERROR,
-            f'no folder of images in data_prefix={source.dataset.data_prefix}',
-            source.place,
-            "write data_prefix=dict(img='...')",
-        )
-        return set()
+        what = f'no folder of images in data_prefix={source.dataset.data_prefix}'
+        fix = "write data_prefix=dict(img='...')"
+        return [Finding(ERROR, what, f'{source.entry}.data_prefix', fix)], set()
     try:
-        content = _read_lists(where)
+        content = _read_lists(path)
     except (OSError, ValueError) as error:
-        yield Finding(
-            ERROR,
-            f'annotations that cannot be read: {error}',
-            where,
-            f'check data_root and ann_file of {source.place}',
-        )
-        return set()
-    annotations = content['annotations']
+        what = f'annotations that cannot be read: {one_line(error)}'
+        fix = f'check data_root and ann_file of {source.entry}'
+        return [Finding(ERROR, what, f'{source.entry}.ann_file', fix, path)], set()
     categories = {category['id']: category['name'] for category in content['categories']}
+    findings: list[Finding] = []
     if len(categories) < len(content['categories']):
-        yield Finding(ERROR, 'categories with the id of another', where, 'number them anew')
+        what = 'categories with the id of another'
+        findings.append(Finding(ERROR, what, source.entry, 'renumber the categories', path))
     elif source.classes:
-        yield from compare_names([*categories.values()], source.classes, where)
+        names = list(categories.values())
+        findings += compare_names(names, source.classes, path, source.entry)
     images, problems = _list_images(content['images'], source, folder)
-    yield from group(problems, where)
-    masks = any(transform.get('with_mask') for transform in source.transforms)
-    problems = annotation_problems(annotations, images, categories, masks)
-    for finding in group(problems, where):
-        # Some annotators draw over the edge; if most boxes are there, they are of another form.
-        systematic = finding.what == BEYOND.what and 2 * finding.count > len(annotations)
-        yield replace(finding, level=ERROR) if systematic else finding
-    if not any(_is_used(annotation, images, categories, source) for annotation in annotations):
-        yield Finding(
-            WARNING if source.split == 'test' else ERROR,
-            f'none of {len(annotations)} annotations is left to the {source.split} data; {EMPTY}',
-            where,
-            f'compare them with the metainfo and the filter_cfg of {source.place}',
-        )
-    there = {image.path: image for image in images.values() if image.there}
-    chosen = choose([*there], thorough)
-    read = partial(open_image, loader=source.transform('LoadImageFromFile'))
-    pictures = in_parallel(read, chosen, source.split, thorough)
-    yield from group(_size_problems([there[path] for path in chosen], pictures, source), where)
-    return {os.path.abspath(path) for path in there}
+    findings += group(problems, path, source.entry)
+    findings += _check_annotations(content['annotations'], images, categories, source)
+    exist = {image.path: image for image in images.values() if image.exists}
+    findings += _check_sizes(exist, source, thorough)
+    return findings, {os.path.abspath(image) for image in exist}
 
 
 def _read_lists(path: str) -> dict[str, list[dict]]:
+    """Return the images, annotations and categories of a file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not in COCO format.
+    """
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except RecursionError:
         raise ValueError('its lists are nested too deeply') from None
-    lists = {}
+    lists: dict[str, list[dict]] = {}
     for key in ('images', 'annotations', 'categories'):
-        # Images to predict on, such as of test-dev, come without annotations.
-        absent = [] if key == 'annotations' else None
-        entries = content.get(key, absent) if isinstance(content, dict) else None
+        # Images to predict on, such as those of test-dev, come without annotations.
+        default: list | None = [] if key == 'annotations' else None
+        entries = content.get(key, default) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(f'expected a list of objects as {key!r}')
         lists[key] = entries
     if not all(has(category, CATEGORY_KEYS) for category in lists['categories']):
-        raise ValueError('expected an id and a name of every category')
+        raise ValueError('expected an id and a name for every category')
     return lists
 
 
 def compare_names(
-    categories: Sequence[str], classes: Sequence[str], where: str
+    categories: Sequence[str], classes: Sequence[str], path: str, entry: str
 ) -> Iterator[Finding]:
     """Compare the categories of a file with the classes of its dataset.
 
@@ -145,8 +130,9 @@ def compare_names(
 
     Args:
         categories: Their names, in the order of the file.
-        classes: Of the metainfo.
-        where: The file.
+        classes: The classes of the metainfo.
+        path: The file.
+        entry: The entry of the dataset in the config.
     """
     known = [name for name in categories if name in classes]
     unknown = [name for name in categories if name not in classes]
@@ -154,51 +140,51 @@ def compare_names(
     if not known:
         yield Finding(
             ERROR,
-            f'none of the categories {spell(categories)} is among the classes {spell(classes)}, so '
-            f'every box is left out, and {EMPTY}',
-            where,
+            f'none of the categories ({spell(categories)}) is among the classes '
+            f'({spell(classes)}), so every box is skipped, and {EMPTY}',
+            entry,
             'set classes to the names of the categories, letter by letter',
+            path,
         )
         return
     if unknown:
-        yield Finding(
+        kind = Kind(
             WARNING,
-            'categories that are no classes, whose annotations are left out',
-            where,
+            'categories that are no classes; their annotations are skipped',
             'add them to the classes if they are wanted',
-            tuple(unknown[:SHOWN]),
-            len(unknown),
         )
+        yield several(kind, unknown, entry, path)
     pairs = enumerate(zip(known, classes, strict=False))
-    differing = next((place for place in pairs if len({*place[1]}) > 1), None)
+    differing = next((pair for pair in pairs if pair[1][0] != pair[1][1]), None)
     if differing:
         label, (category, name) = differing
         yield Finding(
             ERROR,
-            f'label {label} is {category!r} in the order of this file, and {name!r} in that of the '
-            'classes',
-            where,
+            f'label {label} is {category!r} in the order of this file, but {name!r} in that of '
+            'the classes',
+            entry,
             'bring the categories into the order of the classes'
-            + (f', with those that are absent: {spell(absent)}' if absent else ''),
+            + (f', including those that are absent: {spell(absent)}' if absent else ''),
+            path,
         )
     elif absent:
-        yield Finding(
+        kind = Kind(
             WARNING,
-            'classes that are no categories; where one is predicted, the evaluation fails',
-            where,
+            'classes that are no categories; if one is predicted, the evaluation fails',
             'list them as categories, even without annotations',
-            tuple(absent[:SHOWN]),
-            len(absent),
         )
+        yield several(kind, absent, entry, path)
 
 
 def _list_images(
     entries: Iterable[dict], source: Source, folder: str
 ) -> tuple[dict[object, ListedImage], list[tuple[Kind, str]]]:
-    """The images of a file by id, and what is wrong with them as far as names tell."""
+    """Return the images of a file by id, and the problems that their entries alone show."""
     images: dict[object, ListedImage] = {}
-    missing, _ = source.image_faults
-    problems, paths, listing = [], set(), Listing()
+    missing, _ = source.image_kinds
+    problems: list[tuple[Kind, str]] = []
+    paths: set[str] = set()
+    listing = Listing()
     for entry in entries:
         place = f'image {entry.get("id")}'
         if not has(entry, IMAGE_KEYS):
@@ -211,18 +197,70 @@ def _list_images(
         if path in paths:
             problems.append((FILE_TWICE, place))
         leads_out = source.leads_out(path, folder)
-        there = not leads_out and path in listing
-        if not there:
+        exists = not leads_out and path in listing
+        if not exists:
             problems.append((LEAVES_ROOT if leads_out else missing, place))
         paths.add(path)
-        images[entry['id']] = ListedImage(path, entry['width'], entry['height'], there)
+        images[entry['id']] = ListedImage(path, entry['width'], entry['height'], exists)
     return images, problems
+
+
+def _check_annotations(
+    annotations: Sequence[dict],
+    images: Mapping[object, ListedImage],
+    categories: Mapping[object, str],
+    source: Source,
+) -> Iterator[Finding]:
+    """Check each annotation, and whether mmdet uses any of them."""
+    path = source.dataset.ann_file
+    masks = any(transform.get('with_mask') for transform in source.transforms)
+    problems = annotation_problems(annotations, images, categories, masks)
+    for finding in group(problems, path, source.entry):
+        # Some annotators draw over the edge; if most boxes do, they are in another format.
+        systematic = finding.what == BEYOND.what and 2 * finding.count > len(annotations)
+        yield replace(finding, level=ERROR) if systematic else finding
+    if not any(_is_used(annotation, images, categories, source) for annotation in annotations):
+        yield Finding(
+            WARNING if source.split == 'test' else ERROR,
+            f'none of {len(annotations)} annotations remains for the {source.split} data; {EMPTY}',
+            source.entry,
+            f'compare them with the metainfo and the filter_cfg of {source.entry}',
+            path,
+        )
+
+
+def _is_used(
+    annotation: dict,
+    images: Mapping[object, ListedImage],
+    categories: Mapping[object, str],
+    source: Source,
+) -> bool:
+    """Whether mmdet neither skips nor filters an annotation."""
+    if not is_complete(annotation) or annotation.get('ignore'):
+        return False
+    image = images.get(annotation['image_id'])
+    if image is None or box_problem(annotation, image) in (NO_AREA, OUTSIDE):
+        return False
+    filters = {} if source.dataset.test_mode else source.dataset.filter_cfg or {}
+    known = categories.get(annotation['category_id']) in source.classes
+    return known and min(image.width, image.height) >= filters.get('min_size', 0)
+
+
+def _check_sizes(
+    images: Mapping[str, ListedImage], source: Source, thorough: bool
+) -> list[Finding]:
+    """Open images, by path, and compare their sizes with those listed."""
+    chosen = choose(list(images), thorough)
+    read = partial(open_image, loader=source.transform('LoadImageFromFile'))
+    pictures = in_parallel(read, chosen, source.split, thorough)
+    problems = _size_problems([images[path] for path in chosen], pictures, source)
+    return group(problems, source.dataset.ann_file, source.entry)
 
 
 def _size_problems(
     images: Iterable[ListedImage], pictures: Iterable[Picture], source: Source
 ) -> Iterator[tuple[Kind, str]]:
-    _, unreadable = source.image_faults
+    _, unreadable = source.image_kinds
     for image, picture in zip(images, pictures, strict=True):
         listed = (image.width, image.height)
         if picture.error:
@@ -232,20 +270,3 @@ def _size_problems(
         elif picture.size != listed:
             sizes = '{} x {}, listed as {} x {}'.format(*picture.size, *listed)
             yield OTHER_SIZE, f'{image.path}: {sizes}'
-
-
-def _is_used(
-    annotation: dict,
-    images: Mapping[object, ListedImage],
-    categories: Mapping[object, str],
-    source: Source,
-) -> bool:
-    """Whether an annotation outlasts what mmdet leaves out and filters."""
-    if not is_complete(annotation) or annotation.get('ignore'):
-        return False
-    image = images.get(annotation['image_id'])
-    if image is None or _box_problem(annotation, image) in (NO_AREA, OUTSIDE):
-        return False
-    filters = {} if source.dataset.test_mode else source.dataset.filter_cfg or {}
-    known = categories.get(annotation['category_id']) in source.classes
-    return known and min(image.width, image.height) >= filters.get('min_size', 0)

@@ -1,4 +1,4 @@
-"""Check the annotations of a COCO file: boxes, polygons and run-length encoded masks."""
+"""Check the annotations of a COCO file: boxes, polygons and run-length encoded masks (RLE)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from math import isfinite
 from .findings import ERROR, WARNING, Kind
 
 SLACK = 1  # pixels by which annotators may draw over the edge
-NUMBER = (int, float)
-ID = (int, str)
-IMAGE_KEYS = {'id': ID, 'file_name': str, 'width': NUMBER, 'height': NUMBER}
-ANNOTATION_KEYS = {'id': ID, 'image_id': ID, 'category_id': ID, 'area': NUMBER}
-CATEGORY_KEYS = {'id': ID, 'name': str}
+Types = type | tuple[type, ...]
+NUMBER: Types = (int, float)
+ID: Types = (int, str)
+IMAGE_KEYS: dict[str, Types] = {'id': ID, 'file_name': str, 'width': NUMBER, 'height': NUMBER}
+ANNOTATION_KEYS: dict[str, Types] = {
+    'id': ID,
+    'image_id': ID,
+    'category_id': ID,
+    'area': NUMBER,
+}
+CATEGORY_KEYS: dict[str, Types] = {'id': ID, 'name': str}
 IN_PIXELS = 'correct or delete them; bbox is [x, y, width, height] in pixels, not two corners'
 WITHOUT_KEYS = Kind(
     ERROR,
@@ -21,18 +27,18 @@ WITHOUT_KEYS = Kind(
     'give each of them all five',
 )
 ID_TWICE = Kind(
-    ERROR, 'annotations with the id of another, which mmdet refuses', 'number them anew'
+    ERROR, 'annotations with the id of another, which mmdet refuses', 'renumber the annotations'
 )
 UNKNOWN_IMAGE = Kind(ERROR, 'annotations of images that are not listed', 'list them as images')
 UNKNOWN_CATEGORY = Kind(
     ERROR, 'annotations of categories that are not listed', 'list them as categories'
 )
-NO_AREA = Kind(WARNING, 'boxes without area, or below one pixel, which mmdet leaves out', IN_PIXELS)
-OUTSIDE = Kind(ERROR, 'boxes outside their image, which mmdet leaves out', IN_PIXELS)
+NO_AREA = Kind(WARNING, 'boxes without area, or below one pixel, which mmdet skips', IN_PIXELS)
+OUTSIDE = Kind(ERROR, 'boxes outside their image, which mmdet skips', IN_PIXELS)
 BEYOND = Kind(WARNING, 'boxes that reach beyond their image', IN_PIXELS)
 NO_MASK = Kind(
     ERROR,
-    'annotations without a segmentation, at which loading masks fails',
+    'annotations without a segmentation, for which loading masks fails',
     'add it, or train a detector without masks',
 )
 NOT_A_MASK = Kind(
@@ -42,7 +48,7 @@ NOT_A_MASK = Kind(
 )
 SHORT_POLYGON = Kind(
     WARNING,
-    'polygons of less than three points, or with half a point, which mmdet leaves out',
+    'polygons of less than three points, or with half a point, which mmdet skips',
     'correct or delete them',
 )
 FLAT_POLYGON = Kind(WARNING, 'polygons without area', 'correct or delete them')
@@ -50,10 +56,10 @@ FAR_POLYGON = Kind(
     WARNING, 'polygons that reach beyond their image', 'clip them; x comes before y, in pixels'
 )
 RLE_SIZE = Kind(
-    ERROR, 'RLE of another size than its image', 'encode it again; size is [height, width]'
+    ERROR, 'RLE whose size is not that of its image', 'encode it again; size is [height, width]'
 )
 BROKEN_RLE = Kind(
-    ERROR, 'RLE whose counts do not make up its size', 'encode it again with pycocotools'
+    ERROR, 'RLE whose counts do not add up to its size', 'encode it again with pycocotools'
 )
 
 
@@ -62,16 +68,16 @@ class ListedImage:
     """An image of an annotation file.
 
     Attributes:
-        path: As mmdet opens it.
-        width: As listed.
-        height: As listed.
-        there: Whether the file exists, in the data root.
+        path: The path that mmdet opens.
+        width: In pixels, as listed.
+        height: In pixels, as listed.
+        exists: Whether the file exists, in the data root.
     """
 
     path: str
     width: float
     height: float
-    there: bool
+    exists: bool
 
 
 def annotation_problems(
@@ -80,6 +86,14 @@ def annotation_problems(
     categories: Mapping[object, str],
     masks: bool,
 ) -> Iterator[tuple[Kind, str]]:
+    """Yield the problems of annotations and their places.
+
+    Args:
+        annotations: Entries of the file.
+        images: The images of the file by id.
+        categories: The names of the categories by id.
+        masks: Check the segmentations too.
+    """
     ids = set()
     for annotation in annotations:
         number = annotation.get('id')
@@ -96,22 +110,35 @@ def annotation_problems(
         if image is None:
             yield UNKNOWN_IMAGE, f'{place}: image {annotation["image_id"]}'
             continue
-        problem = _box_problem(annotation, image)
+        problem = box_problem(annotation, image)
         if problem is not None:
             yield problem, place
         if masks and problem not in (NO_AREA, OUTSIDE):
-            for kind in {*_mask_problems(annotation.get('segmentation'), image)}:
+            # Each kind once per annotation, in a fixed order.
+            for kind in dict.fromkeys(_mask_problems(annotation.get('segmentation'), image)):
                 yield kind, place
 
 
-def has(entry: dict, keys: Mapping[str, type | tuple[type, ...]]) -> bool:
-    return all(isinstance(entry.get(key), kind) for key, kind in keys.items())
+def has(entry: dict, keys: Mapping[str, Types]) -> bool:
+    """Whether an entry has all keys, with values of the right types."""
+    return all(isinstance(entry.get(key), types) for key, types in keys.items())
 
 
 def is_complete(annotation: dict) -> bool:
+    """Whether an annotation has everything that mmdet reads of it."""
     box = annotation.get('bbox')
     four = isinstance(box, list) and len(box) == 4 and _are_finite(box)
     return four and has(annotation, ANNOTATION_KEYS)
+
+
+def box_problem(annotation: dict, image: ListedImage) -> Kind | None:
+    """Return the problem of the box of a complete annotation, if any."""
+    x, y, width, height = annotation['bbox']
+    if width < 1 or height < 1 or annotation['area'] <= 0:
+        return NO_AREA
+    if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
+        return OUTSIDE
+    return BEYOND if _reach_beyond((x, x + width), (y, y + height), image) else None
 
 
 def _are_finite(numbers: Iterable) -> bool:
@@ -122,16 +149,8 @@ def _are_finite(numbers: Iterable) -> bool:
         return False
 
 
-def _box_problem(annotation: dict, image: ListedImage) -> Kind | None:
-    x, y, width, height = annotation['bbox']
-    if width < 1 or height < 1 or annotation['area'] <= 0:
-        return NO_AREA
-    if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
-        return OUTSIDE
-    return BEYOND if _reach_beyond((x, x + width), (y, y + height), image) else None
-
-
 def _reach_beyond(xs: Sequence[float], ys: Sequence[float], image: ListedImage) -> bool:
+    """Whether any point is more than the slack outside the image."""
     return (
         min(xs) < -SLACK
         or min(ys) < -SLACK
@@ -140,34 +159,44 @@ def _reach_beyond(xs: Sequence[float], ys: Sequence[float], image: ListedImage) 
     )
 
 
-def _mask_problems(segmentation, image: ListedImage) -> Iterator[Kind]:
+def _mask_problems(segmentation: object, image: ListedImage) -> Iterator[Kind]:
     if not segmentation:
         yield NO_MASK
     elif isinstance(segmentation, dict):
-        if segmentation.get('size') != [image.height, image.width]:
-            yield RLE_SIZE
-        elif not _makes_up_size(segmentation):
-            yield BROKEN_RLE
-    elif not isinstance(segmentation, list):
-        yield NOT_A_MASK
-    else:
+        yield from _rle_problems(segmentation, image)
+    elif isinstance(segmentation, list):
         for polygon in segmentation:
-            if not isinstance(polygon, list) or not _are_finite(polygon):
-                yield NOT_A_MASK
-            elif len(polygon) < 6 or len(polygon) % 2:
-                yield SHORT_POLYGON
-            else:
-                xs, ys = polygon[::2], polygon[1::2]
-                if min(xs) == max(xs) or min(ys) == max(ys):
-                    yield FLAT_POLYGON
-                if _reach_beyond(xs, ys, image):
-                    yield FAR_POLYGON
+            yield from _polygon_problems(polygon, image)
+    else:
+        yield NOT_A_MASK
 
 
-def _makes_up_size(rle: dict) -> bool:
+def _polygon_problems(polygon: object, image: ListedImage) -> Iterator[Kind]:
+    """Yield the problems of one polygon, which should be ``[x1, y1, x2, y2, ...]``."""
+    if not isinstance(polygon, list) or not _are_finite(polygon):
+        yield NOT_A_MASK
+        return
+    if len(polygon) < 6 or len(polygon) % 2:
+        yield SHORT_POLYGON
+        return
+    xs, ys = polygon[::2], polygon[1::2]
+    if min(xs) == max(xs) or min(ys) == max(ys):
+        yield FLAT_POLYGON
+    if _reach_beyond(xs, ys, image):
+        yield FAR_POLYGON
+
+
+def _rle_problems(rle: dict, image: ListedImage) -> Iterator[Kind]:
+    if rle.get('size') != [image.height, image.width]:
+        yield RLE_SIZE
+    elif not _adds_up(rle):
+        yield BROKEN_RLE
+
+
+def _adds_up(rle: dict) -> bool:
     """Whether the counts of an RLE are run lengths whose sum is the number of pixels.
 
-    pycocotools takes others too: it returns what its memory happens to hold, or crashes.
+    pycocotools accepts others too: it returns uninitialized memory, or crashes.
     """
     counts = rle.get('counts')
     if isinstance(counts, str):
@@ -182,12 +211,14 @@ def _makes_up_size(rle: dict) -> bool:
 
 
 def _run_lengths(text: str) -> list[int] | None:
-    """The counts of compressed RLE; None if the text is none.
+    """Return the counts of a compressed RLE, or None if the text is not valid.
 
-    A character holds five bits, the lowest come first, and a sixth if more follow. The last of
-    them is the sign. From the fourth on, numbers are differences to the one before the last.
+    A character holds five bits of a number, the lowest bits first, and a sixth bit that says
+    whether more characters follow. The highest of the five bits of the last one is the sign. From
+    the fourth number on, each is the difference to the count before the previous one.
     """
-    counts, number, shift = [], 0, 0
+    counts: list[int] = []
+    number = shift = 0
     for character in text:
         bits = ord(character) - ord('0')
         if bits not in range(64):

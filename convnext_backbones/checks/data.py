@@ -20,36 +20,50 @@ def check_data(
     """Check the files of datasets.
 
     Args:
-        cfg: The config that they are of.
+        cfg: The config of the datasets.
         sources: The datasets.
-        ignored: Labels that the losses of a segmentor leave out.
-        thorough: As in :func:`find_problems`.
+        ignored: Labels that the losses of a segmentor ignore.
+        thorough: Open all files, as in :func:`~.preflight.find_problems`.
     """
     images: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         backend = (getattr(source.dataset, 'backend_args', None) or {}).get('backend', 'local')
         if backend == 'local' and _reads_coco(source):
-            images[source.split] |= yield from check_coco(source, thorough)
+            findings, paths = check_coco(source, thorough)
         elif backend == 'local' and _reads_label_maps(source):
-            images[source.split] |= yield from check_label_maps(source, ignored, thorough)
+            findings, paths = check_label_maps(source, ignored, thorough)
         else:
-            yield Finding(
-                WARNING,
-                f'{type(source.dataset).__name__} with the backend {backend!r}: its files are not '
-                'checked',
-                source.place,
-                'look at samples with tools/browse_data.py',
-            )
+            findings, paths = [_not_checked(source, backend)], set()
+        yield from findings
+        images[source.split] |= paths
         yield from _check_evaluator(cfg, source)
+    yield from _check_overlap(images)
+
+
+def _not_checked(source: Source, backend: str) -> Finding:
+    return Finding(
+        WARNING,
+        f'{type(source.dataset).__name__} with the backend {backend!r}: its files are not checked',
+        source.entry,
+        'look at samples with tools/browse_data.py',
+    )
+
+
+def _check_overlap(images: Mapping[str, set[str]]) -> Iterator[Finding]:
+    """Find images for evaluation that are used for training.
+
+    Args:
+        images: By split: the absolute paths of its images.
+    """
     for split, paths in images.items():
         shared = sorted(paths & images.get('train', set())) if split != 'train' else ()
         if shared:
             kind = Kind(
                 WARNING,
-                f'images of the {split} data that are train data too',
-                'evaluate on images that no training sees',
+                f'images of the {split} data that are also train data',
+                'evaluate on images that are not trained on',
             )
-            yield several(kind, f'{split}_dataloader', shared)
+            yield several(kind, shared, f'{split}_dataloader')
 
 
 def _reads_coco(source: Source) -> bool:
@@ -77,7 +91,7 @@ def _reads_label_maps(source: Source) -> bool:
 
 
 def _check_evaluator(cfg: Config, source: Source) -> Iterator[Finding]:
-    """Metrics read annotations on their own, which have to be those of the data."""
+    """Compare the annotation file that metrics read on their own with that of the dataset."""
     evaluators = cfg.get(f'{source.split}_evaluator') or ()
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
         file, own = evaluator.get('ann_file'), source.dataset.ann_file
@@ -86,5 +100,5 @@ def _check_evaluator(cfg: Config, source: Source) -> Iterator[Finding]:
                 WARNING,
                 f'metrics that read {file!r}, for data from {own!r}',
                 f'{source.split}_evaluator',
-                'set its ann_file to that of the dataset, with the data_root',
+                'set its ann_file to that of the dataset, including the data_root',
             )

@@ -1,93 +1,130 @@
-"""What a check finds: what is wrong, where, and how to fix it."""
+"""Findings of a check: what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
-from rich.table import Table
-from rich.text import Text
+from ..io.wording import SHOWN, first_names
 
 ERROR, WARNING = 'error', 'warning'
-STYLES = {ERROR: 'bold red', WARNING: 'yellow'}
-SHOWN = 3  # names or places that a finding spells out
+STYLES = {ERROR: '\x1b[1;31m', WARNING: '\x1b[1;33m'}  # bold red, bold yellow
+PLAIN = '\x1b[0m'
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a config or of its data, in as many places as it has.
+    """One problem of a config or of its data, which may occur in many places.
 
     Attributes:
-        level: ``error`` if training would fail or learn what is wrong, else ``warning``.
+        level: ``error`` if training would fail or learn something wrong, else ``warning``.
         what: The problem.
-        where: The file, or the entry of the config.
+        entry: The entry of the config that is wrong, or that names the data that are.
         fix: What to do.
-        examples: The first places in the file, such as ``annotation 7``.
-        count: The number of places; 0 where ``where`` says it all.
+        path: The file or folder that is wrong; empty if the config itself is.
+        examples: The first places in that file, such as ``annotation 7``.
+        count: The number of places; 0 if ``path`` and ``entry`` say it all.
+        config: The file of the config; empty if it has none.
     """
 
     level: str
     what: str
-    where: str
+    entry: str
     fix: str
+    path: str = ''
     examples: tuple[str, ...] = ()
     count: int = 0
+    config: str = ''
+
+    @property
+    def where(self) -> str:
+        """The file that is wrong, or else the entry of the config."""
+        return self.path or self.entry
 
     @property
     def places(self) -> str:
-        """How many places there are, and the first; empty where ``where`` says it all."""
-        more = ', ...' if self.count > len(self.examples) else ''
-        return f'{self.count} ({", ".join(self.examples)}{more})' if self.count else ''
+        """The number of places and the first of them; empty without places."""
+        more = self.count - len(self.examples)
+        names = ', '.join(self.examples) + (f' and {more} more' if more else '')
+        return f'{self.count} ({names})' if self.count else ''
+
+    def as_line(self, color: bool = False) -> str:
+        """Return one line, ``PATH:ENTRY: LEVEL: WHAT; FIX``, whatever names there are in it.
+
+        Args:
+            color: Highlight the level for a terminal.
+        """
+        place = ':'.join(filter(None, (self.path or self.config, self.entry)))
+        level = f'{STYLES[self.level]}{self.level}{PLAIN}' if color else self.level
+        what = f'{self.what}: {self.places}' if self.count else self.what
+        return f'{printable(place)}: {level}: {printable(what)}; {printable(self.fix)}'
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the finding for JSON."""
+        return dict(asdict(self), where=self.where, places=self.places)
 
     def __str__(self) -> str:
-        what = f'{self.what}: {self.places}' if self.count else self.what
-        return f'{self.level}: {self.where}: {what}; {self.fix}'
+        return self.as_line()
 
 
 class Kind(NamedTuple):
-    """What problems in many places of a file have in common."""
+    """The common part of a problem that occurs in many places of a file."""
 
     level: str
     what: str
     fix: str
 
 
-def group(problems: Iterable[tuple[Kind, str]], where: str) -> list[Finding]:
-    """One finding per kind, in the order in which the kinds come first.
+def group(problems: Iterable[tuple[Kind, str]], path: str, entry: str) -> list[Finding]:
+    """Return one finding per kind, in the order in which the kinds first occur.
 
     Args:
         problems: Kinds and places.
-        where: The file that has the places.
+        path: The file that has the places.
+        entry: The entry of the config that names the file.
     """
     places = defaultdict(list)
     for kind, place in problems:
-        places[kind].append(repr(place)[1:-1])  # names may hold what cannot be printed
-    return [several(kind, where, found) for kind, found in places.items()]
+        places[kind].append(place)
+    return [several(kind, found, entry, path) for kind, found in places.items()]
 
 
-def several(kind: Kind, where: str, places: Sequence[str]) -> Finding:
-    """The finding of one kind in many places."""
-    return Finding(kind.level, kind.what, where, kind.fix, (*places[:SHOWN],), len(places))
+def several(kind: Kind, places: Sequence[str], entry: str, path: str = '') -> Finding:
+    """Return the finding of one kind in many places."""
+    examples = tuple(printable(place) for place in places[:SHOWN])
+    return Finding(kind.level, kind.what, entry, kind.fix, path, examples, len(places))
 
 
-def spell(names: Sequence[str]) -> str:
-    """The first of some names, for a sentence."""
-    return ', '.join(map(repr, names[:SHOWN])) + (', ...' if len(names) > SHOWN else '')
+def spell(names: Iterable[object]) -> str:
+    """Return the first of some names, in quotation marks, for a sentence."""
+    return first_names(names, quoted=True)
 
 
-def errors_first(findings: Iterable[Finding]) -> list[Finding]:
-    """The errors before the warnings, otherwise in the same order."""
-    return sorted(findings, key=lambda finding: finding.level != ERROR)
+def printable(text: str) -> str:
+    """Return ``text`` on one line, with line breaks and control characters escaped."""
+    return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def as_table(findings: Iterable[Finding]) -> Table:
-    """For a terminal."""
-    table = Table('', 'what', 'where', 'how to fix it', show_lines=True)
-    for finding in findings:
-        where = f'{finding.where}\n{finding.places}'.strip()
-        # As text: brackets in it are no markup.
-        cells = map(Text, (finding.what, where, finding.fix))
-        table.add_row(Text(finding.level, STYLES[finding.level]), *cells)
-    return table
+def one_line(error: Exception) -> str:
+    """Return the message of an error, its lines joined by spaces."""
+    return ' '.join(line.strip() for line in str(error).splitlines())
+
+
+def errors_first(findings: Iterable[Finding], config: str = '') -> list[Finding]:
+    """Return the errors before the warnings, otherwise in the same order.
+
+    Args:
+        findings: Of a config.
+        config: The file of that config, to be noted in them.
+    """
+    noted = [replace(finding, config=config) for finding in findings]
+    return sorted(noted, key=lambda finding: finding.level != ERROR)
+
+
+def count_levels(findings: Iterable[Finding]) -> str:
+    """Return the numbers of errors and warnings, such as ``1 error and 2 warnings``."""
+    levels = Counter(finding.level for finding in findings)
+    counts = [(levels[level], level) for level in (ERROR, WARNING)]
+    return ' and '.join(f'{count} {level}' + 's' * (count != 1) for count, level in counts)

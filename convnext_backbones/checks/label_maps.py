@@ -1,13 +1,13 @@
-"""The check of the label maps of a segmentation dataset, and of the images that they belong to.
+"""Check the label maps of a segmentation dataset, and the images that they belong to.
 
-A label out of range ends a training on a GPU with an assertion that does not name the file, and a
-label taken for another by ``reduce_zero_label`` with a class that is never learned.
+An out-of-range label stops GPU training without naming the file; a wrong ``reduce_zero_label``
+leaves a class unlearned.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from mmengine.dataset import BaseDataset
@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..config.errors import config_errors
 from ..config.walk import transform_name
-from .findings import ERROR, WARNING, Finding, Kind, group, several, spell
+from ..io.wording import first_names
+from .findings import ERROR, WARNING, Finding, Kind, group, one_line, several
 from .sources import (
     LEAVES_ROOT,
     Listing,
@@ -27,105 +28,111 @@ from .sources import (
     open_label_map,
 )
 
-UNLABELLED = 255  # what reduce_zero_label makes of 0, and mmseg of classes that are not wanted
+# reduce_zero_label maps 0 to it, and mmseg maps classes that are not wanted to it.
+UNLABELED = 255
 MISSING_MAP = Kind(
-    ERROR, 'label maps that are not there', 'check data_prefix.seg_map_path and seg_map_suffix'
+    ERROR, 'label maps that do not exist', 'check data_prefix.seg_map_path and seg_map_suffix'
 )
 OTHER_SIZE = Kind(
     ERROR,
-    'label maps of another size than their image, as it is loaded',
-    'save both at one size, the image without EXIF orientation',
+    'label maps whose size is not that of their image, as it is loaded',
+    'save both at the same size, the image without EXIF orientation',
 )
 IN_COLOR = Kind(
     ERROR,
-    'label maps of several channels',
-    'save one channel, or a palette, with the number of the class of every pixel',
+    'label maps with several channels',
+    'save one channel, or a palette, with the class number of every pixel',
 )
 UNREADABLE_MAP = Kind(ERROR, 'label maps that cannot be read', 'save them again')
 Pair = tuple[str, str | None]  # the paths of an image and of its label map, if that is loaded
+LabelMap = tuple[str, Picture]  # its path and content
 
 
 def check_label_maps(
     source: Source, ignored: frozenset[int], thorough: bool
-) -> Generator[Finding, None, set[str]]:
+) -> tuple[list[Finding], set[str]]:
     """Check the images and label maps of a dataset.
 
     Args:
         source: A BaseSegDataset.
-        ignored: Labels that the losses leave out.
-        thorough: Open all files.
+        ignored: Labels that the losses ignore.
+        thorough: Open all files, not just a sample.
 
     Returns:
-        The absolute paths of the images, for ``yield from``.
+        The findings, and the absolute paths of the images whose files exist.
     """
     dataset = source.dataset
-    where = dataset.ann_file or dataset.data_prefix.get('img_path') or source.place
+    path = dataset.ann_file or dataset.data_prefix.get('img_path') or ''
     try:
         with config_errors():
             entries = dataset.load_data_list()
     except (FileNotFoundError, ValueError) as error:
-        yield Finding(
-            ERROR,
-            f'images that cannot be listed: {error}',
-            where,
-            f'check data_root, data_prefix and ann_file of {source.place}',
-        )
-        return set()
+        what = f'images that cannot be listed: {one_line(error)}'
+        fix = f'check data_root, data_prefix and ann_file of {source.entry}'
+        return [Finding(ERROR, what, source.entry, fix, path)], set()
     if not entries:
-        yield Finding(
-            ERROR,
-            f'no image whose name ends in {dataset.img_suffix!r}',
-            where,
-            f'check data_prefix and img_suffix of {source.place}',
-        )
-        return set()
-    yield from _check_suffixes(dataset, where)
-    yield from _check_pipeline(source)
+        what = f'no image whose name ends in {dataset.img_suffix!r}'
+        fix = f'check data_prefix and img_suffix of {source.entry}'
+        return [Finding(ERROR, what, source.entry, fix, path)], set()
+    findings = [*_check_suffixes(source, path), *_check_pipeline(source)]
     pairs, problems = _list_pairs(entries, source)
-    yield from group(problems, where)
+    findings += group(problems, path, source.entry)
     chosen = choose(pairs, thorough)
     read = partial(
         _open_pair,
         loaders=[source.transform(name) for name in ('LoadImageFromFile', 'LoadAnnotations')],
     )
-    pictures = [*in_parallel(read, chosen, source.split, thorough)]
-    yield from group(_pair_faults(chosen, pictures, source), where)
+    pictures = list(in_parallel(read, chosen, source.split, thorough))
+    findings += group(_pair_problems(chosen, pictures, source), path, source.entry)
     if source.classes:
-        yield from _check_labels(source, where, chosen, pictures, ignored, thorough)
-    return {os.path.abspath(image) for image, _ in pairs}
+        maps = [
+            (str(pair[1]), label_map)
+            for pair, (_, label_map) in zip(chosen, pictures, strict=True)
+            if label_map
+        ]
+        findings += _check_labels(maps, source, path, ignored)
+        findings += _check_absent(maps, source, path) if thorough else ()
+    return findings, {os.path.abspath(image) for image, _ in pairs}
 
 
-def _check_suffixes(dataset: BaseDataset, where: str) -> Iterator[Finding]:
-    """Images beside those of the dataset that another suffix excludes."""
+def _check_suffixes(source: Source, path: str) -> Iterator[Finding]:
+    """Find images beside those of the dataset that its suffix excludes.
+
+    Args:
+        source: The dataset.
+        path: Its annotation file, or its folder of images.
+    """
+    dataset = source.dataset
     if dataset.ann_file:
         return
     own = [dataset.img_suffix]
-    if dataset.data_prefix.get('seg_map_path') == where:  # label maps lie beside the images
+    if dataset.data_prefix.get('seg_map_path') == path:  # label maps lie beside the images
         own.append(dataset.seg_map_suffix)
     others = sorted(
         name
-        for name in os.listdir(where)
+        for name in os.listdir(path or '.')
         if os.path.splitext(name)[1].lower() in Image.registered_extensions()
         and not name.endswith(tuple(own))
     )
     if others:
         kind = Kind(
             WARNING,
-            f'images whose names do not end in {dataset.img_suffix!r}, which are left out',
+            f'images whose names do not end in {dataset.img_suffix!r}, which are skipped',
             'convert or rename them if they are wanted',
         )
-        yield several(kind, where, others)
+        yield several(kind, others, source.entry, path)
 
 
 def _check_pipeline(source: Source) -> Iterator[Finding]:
+    """Find transforms whose ``reduce_zero_label`` is not that of the dataset."""
     own = source.dataset.reduce_zero_label
     for transform in source.transforms:
         if transform.get('reduce_zero_label') not in (None, own):
             yield Finding(
                 ERROR,
                 f'{transform_name(transform)} with reduce_zero_label='
-                f'{transform["reduce_zero_label"]} and a dataset with {own}, which mmseg refuses',
-                f'{source.place}.pipeline',
+                f'{transform["reduce_zero_label"]} but a dataset with {own}, which mmseg refuses',
+                f'{source.entry}.pipeline',
                 'set it in the dataset alone',
             )
 
@@ -133,11 +140,13 @@ def _check_pipeline(source: Source) -> Iterator[Finding]:
 def _list_pairs(
     entries: Iterable[dict], source: Source
 ) -> tuple[list[Pair], list[tuple[Kind, str]]]:
-    """The pairs of which both files are there, and what is wrong with the others."""
+    """Return the pairs whose files both exist, and the problems of the others."""
     annotated = any('Annotation' in transform_name(transform) for transform in source.transforms)
     prefixes = source.dataset.data_prefix
-    missing, _ = source.image_faults
-    pairs, problems, listing = [], [], Listing()
+    missing, _ = source.image_kinds
+    pairs: list[Pair] = []
+    problems: list[tuple[Kind, str]] = []
+    listing = Listing()
     for entry in entries:
         image = entry['img_path']
         label_map = entry.get('seg_map_path') if annotated else None
@@ -165,10 +174,10 @@ def _open_pair(pair: Pair, loaders: Sequence[Mapping]) -> tuple[Picture, Picture
     )
 
 
-def _pair_faults(
+def _pair_problems(
     pairs: Iterable[Pair], pictures: Iterable[tuple[Picture, Picture | None]], source: Source
 ) -> Iterator[tuple[Kind, str]]:
-    _, unreadable = source.image_faults
+    _, unreadable = source.image_kinds
     for (_, path), (image, label_map) in zip(pairs, pictures, strict=True):
         if image.error:
             yield unreadable, image.error
@@ -184,50 +193,53 @@ def _pair_faults(
 
 
 def _check_labels(
-    source: Source,
-    where: str,
-    pairs: Iterable[Pair],
-    pictures: Iterable[tuple[Picture, Picture | None]],
-    ignored: frozenset[int],
-    thorough: bool,
+    maps: Iterable[LabelMap], source: Source, path: str, ignored: frozenset[int]
 ) -> Iterator[Finding]:
-    """Labels that are no class; and, where all maps were read, classes that have no pixel."""
-    classes, reduced = source.classes, source.dataset.reduce_zero_label
-    foreign, seen = [], set()
-    for (_, path), (_, label_map) in zip(pairs, pictures, strict=True):
-        labels = {value: final_label(value, source.dataset) for value in _values(label_map)}
-        seen.update(labels.values())
-        wrong = [v for v, label in labels.items() if label not in ignored | {*range(len(classes))}]
+    """Find labels that are neither a class nor ignored.
+
+    Args:
+        maps: The label maps.
+        source: Their dataset.
+        path: Its annotation file, or its folder of images.
+        ignored: Labels that the losses ignore.
+    """
+    number, reduced = len(source.classes), source.dataset.reduce_zero_label
+    allowed = ignored.union(range(number))
+    foreign = []
+    for name, label_map in maps:
+        wrong = [v for v in label_map.values if final_label(v, source.dataset) not in allowed]
         if wrong:
-            foreign.append(f'{path}: {spell(wrong)}')
+            foreign.append(f'{name}: {first_names(wrong)}')
     if foreign:
-        takes = 'which makes 0 unlabeled and subtracts 1' if reduced else 'which takes 0 for one'
+        takes = 'makes 0 unlabeled and subtracts 1' if reduced else 'keeps 0 as a class'
         kind = Kind(
             ERROR,
-            f'label maps with values that are none of {len(classes)} classes, under '
-            f'reduce_zero_label={reduced}, {takes}',
-            f'correct classes, reduce_zero_label={not reduced} or the files; '
-            f'{UNLABELLED} stands for unlabeled',
+            f'label maps with values that are none of {number} classes under '
+            f'reduce_zero_label={reduced}, which {takes}',
+            f'correct the classes, set reduce_zero_label={not reduced} or correct the files; '
+            f'{UNLABELED} stands for unlabeled',
         )
-        yield several(kind, where, foreign)
-    absent = [name for label, name in enumerate(classes) if label not in seen]
-    if absent and thorough and seen and source.split == 'train':
+        yield several(kind, foreign, source.entry, path)
+
+
+def _check_absent(maps: Iterable[LabelMap], source: Source, path: str) -> Iterator[Finding]:
+    """Find classes that have no pixel in all label maps of the training data."""
+    values = {value for _, label_map in maps for value in label_map.values}
+    seen = {final_label(value, source.dataset) for value in values}
+    absent = [name for label, name in enumerate(source.classes) if label not in seen]
+    if absent and seen and source.split == 'train':
         kind = Kind(
             WARNING,
-            f'classes without a pixel, under reduce_zero_label={reduced}',
-            f'check classes and reduce_zero_label; a mask of 0 and {UNLABELLED} has no class but 0',
+            f'classes without a pixel under reduce_zero_label={source.dataset.reduce_zero_label}',
+            f'check classes and reduce_zero_label; a mask of 0 and {UNLABELED} has no class but 0',
         )
-        yield several(kind, where, absent)
-
-
-def _values(label_map: Picture | None) -> Sequence[int]:
-    return label_map.values if label_map else ()
+        yield several(kind, absent, source.entry, path)
 
 
 def final_label(value: int, dataset: BaseDataset) -> int:
-    """What mmseg makes of a value of a label map: the number of a class, or an ignored one."""
+    """Return the label that mmseg makes of a value: the number of a class, or an ignored one."""
     if value not in range(256):
-        return value  # mmseg would cut it to 8 bits
+        return value  # mmseg would truncate it to 8 bits
     if dataset.reduce_zero_label:
-        value = UNLABELLED if value in (0, UNLABELLED) else value - 1
+        value = UNLABELED if value in (0, UNLABELED) else value - 1
     return (dataset.label_map or {}).get(value, value)

@@ -17,16 +17,16 @@ OTHER_CLASSES = (*CLASS_AGNOSTIC, 'semantic_head')
 
 def check_classes(model: nn.Module, sources: Iterable[Source]) -> Iterator[Finding]:
     """Compare the classes of datasets with one another, and their number with that of heads."""
-    heads = dict(_classifying_heads(model))
+    heads = dict(classifying_heads(model))
     first_of: dict[int, Source] = {}
     for source in sources:
-        place = f'{source.place}.metainfo'
+        entry = f'{source.entry}.metainfo'
         if not source.classes:
             got = source.dataset.metainfo.get('classes')
             yield Finding(
                 ERROR,
                 f'expected a list of names as classes, got {got!r}',
-                place,
+                entry,
                 "write metainfo=dict(classes=('a', ...)); with one class, the comma is needed too",
             )
             continue
@@ -36,23 +36,23 @@ def check_classes(model: nn.Module, sources: Iterable[Source]) -> Iterator[Findi
         if wrong and source is first:
             kind = Kind(
                 ERROR,
-                f'heads for another number of classes than the {number} of {place}, '
+                f'heads for a number of classes other than the {number} of {entry}, '
                 f'{spell(source.classes)}',
                 f'set num_classes={number} in the heads, or all classes in the metainfo',
             )
-            yield several(kind, 'model', wrong)
+            yield several(kind, wrong, 'model')
         if source.classes != first.classes:
             yield Finding(
                 ERROR,
-                f'classes {spell(source.classes)} other than those of {first.place}, '
+                f'classes {spell(source.classes)} other than those of {first.entry}, '
                 f'{spell(first.classes)}',
-                place,
+                entry,
                 'give all datasets the same classes in the same order',
             )
 
 
-def _classifying_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The heads of a model that tell the classes of the data apart, and for how many they are."""
+def classifying_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield the name and the number of classes of each head that predicts the data's classes."""
     for name, module in model.named_modules():
         own = re.sub(r'(\.\d+)+$', '', name).rpartition('.')[2]  # heads of a cascade have numbers
         number = getattr(module, 'num_classes', None)

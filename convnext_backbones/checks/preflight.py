@@ -1,8 +1,8 @@
-"""The check of a config before it is trained: what would cost a night, in seconds.
+"""Check a config before it is trained: find in seconds what would cost a night.
 
-:func:`find_problems` compares the model with the data, the data with their files, and the settings
-of the training with the machine. It reads files, and changes and downloads none. ``tools/check.py``
-prints what it finds; ``tools/train.py`` calls :func:`refuse_problems`.
+:func:`find_problems` compares the model with the data, the data with their files, and the training
+settings with the machine. It reads files, but changes and downloads none. ``tools/check.py``
+prints the findings; ``tools/train.py`` calls :func:`refuse_problems`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..engine.build import build_on_meta
 from ..engine.processes import count_processes
 from ..io.mmengine_patches import read_files_safely
 from .data import check_data
-from .findings import ERROR, Finding, errors_first
-from .label_maps import UNLABELLED
+from .findings import ERROR, Finding, count_levels, errors_first, one_line
+from .label_maps import UNLABELED
 from .model import check_classes
 from .sources import build_sources
 from .training import check_batch_size, check_disk, check_imports, check_optimizer
@@ -38,14 +38,14 @@ def find_problems(
     thorough: bool = True,
     processes: int | None = None,
 ) -> list[Finding]:
-    """Everything that is wrong, or likely to be, with a training of ``cfg`` on this machine.
+    """Find everything that is, or may be, wrong with training ``cfg`` on this machine.
 
     Args:
-        cfg: As the tools load it, with ``work_dir`` and ``launcher``; it is left as it is.
+        cfg: A config as the tools load it, with ``work_dir`` and ``launcher``; not changed.
         splits: The dataloaders whose data are checked.
         thorough: Open all images and label maps, with a progress bar, and load the weights to start
-            from; otherwise a sample of the images.
-        processes: That will train; None asks the launcher.
+            from; otherwise open a sample of the images.
+        processes: The number that will train; None asks the launcher.
 
     Returns:
         The errors before the warnings.
@@ -58,26 +58,26 @@ def find_problems(
         try:
             model = _build_model(cfg)
         except (FileNotFoundError, ValueError) as error:
-            findings.append(Finding(ERROR, str(error), 'model', 'correct this entry'))
+            findings.append(Finding(ERROR, one_line(error), 'model', 'correct this entry'))
         else:
             findings += check_classes(model, sources)
             findings += check_weights(cfg, model, thorough)
             findings += check_optimizer(cfg, model)
             findings += check_disk(cfg, model)
-        ignored = {head.get('ignore_index', UNLABELLED) for head in segmentation_heads(cfg)}
-        findings += check_data(cfg, sources, frozenset(ignored or {UNLABELLED}), thorough)
-    return errors_first(findings)
+        ignored = {head.get('ignore_index', UNLABELED) for head in _segmentation_heads(cfg)}
+        findings += check_data(cfg, sources, frozenset(ignored or {UNLABELED}), thorough)
+    return errors_first(findings, cfg.filename or '')
 
 
 def refuse_problems(cfg: Config) -> list[Finding]:
-    """The quick check before a training.
+    """Run the quick check before a training.
 
     Returns:
-        What should be known, for the log.
+        The warnings, for the log.
 
     Raises:
-        ValueError: The training would fail, or learn what is wrong. Only the message of the first
-            process tells of what.
+        ValueError: The training would fail or learn something wrong. Only the first process's
+            message has the details.
     """
     findings = find_problems(cfg, ('train', 'val'), thorough=False)
     errors = [finding for finding in findings if finding.level == ERROR]
@@ -85,15 +85,15 @@ def refuse_problems(cfg: Config) -> list[Finding]:
         _, rank = count_processes(cfg.get('launcher'))
         details = '\n'.join(map(str, errors)) if rank == 0 else 'see the first process'
         raise ValueError(
-            f'the check before the training found {len(errors)} errors (tools/check.py finds more, '
-            f'--no-check trains nevertheless):\n{details}'
+            f'the check before the training found {count_levels(findings)} (tools/check.py checks '
+            f'more thoroughly, --no-check trains nevertheless):\n{details}'
         )
     return findings
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without the logs and warnings of what is built to be looked at; training repeats them."""
+    """Suppress logs and warnings of objects that are built for the check; training repeats them."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -105,15 +105,15 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _build_model(cfg: Config) -> nn.Module:
-    """The model without its numbers, or with them if it needs them to be built."""
+    """Build the model without memory for its weights, or with it if that does not work."""
     try:
         return build_on_meta(cfg)
-    except Exception:  # what a model makes of weights without numbers is open-ended
+    except Exception:  # a model may do anything with weights that hold no numbers
         with config_errors():
             return MODELS.build(deepcopy(cfg.model))
 
 
-def segmentation_heads(cfg: Config) -> Iterator[Mapping]:
+def _segmentation_heads(cfg: Config) -> Iterator[Mapping]:
     for key in ('decode_head', 'auxiliary_head'):
         heads = cfg.model.get(key) or ()
         yield from [heads] if isinstance(heads, Mapping) else heads

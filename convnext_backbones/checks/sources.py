@@ -1,4 +1,4 @@
-"""The datasets of a config and the files that they name, for the check before a training."""
+"""Build the datasets of a config, and read the files that they name."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from ..config.errors import config_errors
 from ..config.walk import pipelines, transform_name, unwrap
 from ..io.files import leaves_root
 from ..io.images import UnreadableFileError, read_image
-from .findings import ERROR, WARNING, Finding, Kind
+from .findings import ERROR, WARNING, Finding, Kind, one_line
 
-SAMPLE = 20  # files of a dataset that are opened where not all are
+SAMPLE = 20  # files of a dataset that a quick check opens, about
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap sides
 LEAVES_ROOT = Kind(
     ERROR,
-    'file names that lead out of the data root, which are not opened',
-    'name files below data_root, or set it to a folder that holds them all',
+    'file names that lead out of the data root; the files are not opened',
+    'name files below data_root, or set it to a folder that contains them all',
 )
-MISSING_IMAGE = Kind(ERROR, 'images that are not there', 'check data_root and data_prefix')
+MISSING_IMAGE = Kind(ERROR, 'images that do not exist', 'check data_root and data_prefix')
 UNREADABLE = Kind(
     ERROR,
     'images that cannot be read',
     'copy or convert them again, or train with --skip-bad-images',
 )
-Item, Result = TypeVar('Item'), TypeVar('Result')
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -44,52 +45,54 @@ class Source:
 
     Attributes:
         split: ``train``, ``val`` or ``test``.
-        place: The entry of the config.
-        config: What stands there.
-        dataset: Built of it, without reading the files.
+        entry: The entry of the config, such as ``train_dataloader.dataset``.
+        config: The value of that entry.
+        dataset: Built from it, without reading the files.
     """
 
     split: str
-    place: str
+    entry: str
     config: ConfigDict
     dataset: BaseDataset
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names; empty where the metainfo has no list of them."""
+        """The names of the classes; empty if the metainfo has no list of them."""
         classes = self.dataset.metainfo.get('classes')
         return tuple(classes) if isinstance(classes, (list, tuple)) else ()
 
     @property
     def transforms(self) -> list[dict]:
-        """What the dataset does to its samples."""
+        """The configs of the transforms of the dataset and of its wrappers."""
         return [transform for pipeline in pipelines(self.config) for transform in pipeline]
 
     def transform(self, name: str) -> dict:
-        """The first transform of that name; empty if there is none."""
+        """Return the config of the first transform of that name; empty if there is none."""
         named = (one for one in self.transforms if transform_name(one) == name)
         return next(named, {})
 
     @property
-    def image_faults(self) -> tuple[Kind, Kind]:
-        """What missing and unreadable images are: no errors where the training leaves them out."""
-        kinds = (MISSING_IMAGE, UNREADABLE)
+    def image_kinds(self) -> tuple[Kind, Kind]:
+        """The kinds of missing and unreadable images: warnings if the training skips them."""
         if self.transform('LoadImageFromFile').get('ignore_empty'):
-            return tuple(kind._replace(level=WARNING) for kind in kinds)
-        return kinds
+            return MISSING_IMAGE._replace(level=WARNING), UNREADABLE._replace(level=WARNING)
+        return MISSING_IMAGE, UNREADABLE
 
     def leads_out(self, path: str, folder: str) -> bool:
-        """Whether ``path``, which a file names, is in neither the data root nor ``folder``."""
+        """Whether a path named by a file is outside of both the data root and ``folder``."""
         roots = [root for root in (self.dataset.data_root, folder) if root] or ['.']
         return all(leaves_root(path, root) for root in roots)
 
 
 def build_sources(cfg: Config, splits: Iterable[str]) -> tuple[list[Source], list[Finding]]:
-    """The datasets of ``cfg``, each once, and what is wrong with those that cannot be built.
+    """Build the datasets of a config, each of them once.
 
     Args:
-        cfg: A config whose scope is the default one.
-        splits: Which dataloaders; those that ``cfg`` does not have are left out.
+        cfg: A config whose scope is the current default scope.
+        splits: Which dataloaders; those that ``cfg`` does not have are skipped.
+
+    Returns:
+        The datasets, and findings about those that cannot be built.
     """
     sources: list[Source] = []
     findings = []
@@ -97,21 +100,24 @@ def build_sources(cfg: Config, splits: Iterable[str]) -> tuple[list[Source], lis
         loader = cfg.get(f'{split}_dataloader')
         if not loader:
             continue
-        for place, config in unwrap(loader.dataset, f'{split}_dataloader.dataset'):
+        for entry, config in unwrap(loader.dataset, f'{split}_dataloader.dataset'):
             if any(config == source.config for source in sources):
                 continue  # `test_dataloader = val_dataloader`
             try:
                 with config_errors():
                     dataset = DATASETS.build(dict(config, lazy_init=True))
             except (FileNotFoundError, ValueError) as error:
-                findings.append(Finding(ERROR, str(error), place, 'correct this entry'))
+                findings.append(Finding(ERROR, one_line(error), entry, 'correct this entry'))
             else:
-                sources.append(Source(split, place, config, dataset))
+                sources.append(Source(split, entry, config, dataset))
     return sources, findings
 
 
 class Listing:
-    """Which files exist, each folder read once: to ask for every file is slow on network disks."""
+    """Set of existing files that reads each folder once.
+
+    Asking for every single file is slow on network disks.
+    """
 
     def __init__(self) -> None:
         self.folders: dict[str, set[str]] = {}
@@ -120,20 +126,20 @@ class Listing:
         folder, name = os.path.split(path)
         if folder not in self.folders:
             try:
-                self.folders[folder] = {*os.listdir(folder or '.')}
-            except (OSError, ValueError):  # the latter of names that no file can have
+                self.folders[folder] = set(os.listdir(folder or '.'))
+            except (OSError, ValueError):  # ValueError: names that no file can have
                 self.folders[folder] = set()
         return name in self.folders[folder]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What training gets of a file.
+    """An image or label map as training loads it.
 
     Attributes:
-        size: Width and height.
-        channels: Of a label map.
-        values: All that there are, of a label map.
+        size: Width and height in pixels.
+        channels: Number of channels of a label map; 0 for an image.
+        values: The distinct values of a label map, in ascending order.
         error: Why the file cannot be read, with its name; empty if it can.
     """
 
@@ -156,7 +162,7 @@ def open_image(path: str, loader: Mapping) -> Picture:
 def open_label_map(path: str, loader: Mapping) -> Picture:
     """Read a label map as the transform ``loader`` of a config, mmseg's LoadAnnotations, does.
 
-    Of a palette the values are the indices.
+    For an image with a palette, the values are the indices into it.
     """
     try:
         labels = read_image(path, 'unchanged', loader.get('imdecode_backend', 'pillow')).squeeze()
@@ -165,9 +171,10 @@ def open_label_map(path: str, loader: Mapping) -> Picture:
     height, width = labels.shape[:2]
     if labels.ndim > 2:
         return Picture((width, height), labels.shape[2])
-    # Counting is the faster way to the same, of 8 bits.
-    counted = labels.dtype == np.uint8
-    values = np.bincount(labels.ravel()).nonzero()[0] if counted else np.unique(labels)
+    if labels.dtype == np.uint8:  # counting is faster than sorting
+        values = np.bincount(labels.ravel()).nonzero()[0]
+    else:
+        values = np.unique(labels)
     return Picture((width, height), 1, tuple(values.tolist()))
 
 
@@ -178,16 +185,16 @@ def is_turned(path: str) -> bool:
 
 
 def choose(items: Sequence[Item], thorough: bool) -> Sequence[Item]:
-    """All items, or some :data:`SAMPLE` spread evenly over them."""
+    """Return all items, or about :data:`SAMPLE` spread evenly over them."""
     return items if thorough else items[:: max(1, len(items) // SAMPLE)]
 
 
 def in_parallel(
     read: Callable[[Item], Result], items: Sequence[Item], split: str, thorough: bool
 ) -> Iterator[Result]:
-    """Results in the order of ``items``; with a progress bar on stderr if ``thorough``.
+    """Yield results in the order of ``items``; with a progress bar on stderr if ``thorough``.
 
-    Threads do: images are decoded without Python's lock.
+    Threads are enough: decoding an image releases Python's global lock.
     """
     affinity = getattr(os, 'sched_getaffinity', None)  # Linux only
     with ThreadPoolExecutor(len(affinity(0)) if affinity else os.cpu_count()) as pool:

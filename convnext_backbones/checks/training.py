@@ -1,4 +1,4 @@
-"""Check the settings of a training: imports, batch size, optimizer and disk space."""
+"""Check training settings: imports, batch size, optimizer and disk space."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch import nn
 from ..config.errors import config_errors
 from ..config.walk import walk
 from ..engine.hardware import switch_amp_off
-from .findings import ERROR, WARNING, Finding, Kind, several, spell
+from .findings import ERROR, WARNING, Finding, Kind, one_line, several, spell
 
-PACKAGE = __package__
-# Numbers that an optimizer keeps for each that it trains.
+PACKAGE = 'convnext_backbones'
+# Numbers that an optimizer keeps for each trained parameter.
 OPTIMIZER_STATES = {'SGD': 1, 'Adam': 2, 'AdamW': 2}
 GIB = 2**30
 
 
 def check_imports(cfg: Config) -> Iterator[Finding]:
-    """What the tools of this package find without ``custom_imports``, and others do not."""
+    """Warn about types that only our tools register; mmdet's and mmseg's need custom_imports."""
     imports = (cfg.get('custom_imports') or {}).get('imports') or ()
     names = [imports] if isinstance(imports, str) else imports
     if any(name.partition('.')[0] == PACKAGE for name in names):
@@ -37,7 +37,7 @@ def check_imports(cfg: Config) -> Iterator[Finding]:
         for registered in vars(registry).values()
         if isinstance(registered, Registry)
         for name, kind in registered.module_dict.items()
-        # Not what stands in for a type of another package under its name.
+        # Not replacements for types of other packages, which are registered under their names.
         if kind.__module__.partition('.')[0] == PACKAGE and getattr(kind, '__name__', '') == name
     }
     places = [
@@ -53,11 +53,11 @@ def check_imports(cfg: Config) -> Iterator[Finding]:
             f"add custom_imports = dict(imports=['{PACKAGE}'], allow_failed_imports=False); "
             "mmpretrain's ConvNeXt would be 'mmpretrain.ConvNeXt'",
         )
-        yield several(kind, 'custom_imports', places)
+        yield several(kind, places, 'custom_imports')
 
 
 def check_batch_size(cfg: Config, processes: int) -> Iterator[Finding]:
-    """Compare the images per step of the optimizer with those that the learning rate is for."""
+    """Compare the images per optimizer step with the batch size that the learning rate is for."""
     scaling = cfg.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
     images = (cfg.get('train_dataloader') or {}).get('batch_size')
@@ -72,36 +72,37 @@ def check_batch_size(cfg: Config, processes: int) -> Iterator[Finding]:
             f'{total} images per step of the optimizer ({processes} processes x {images} images x '
             f'{batches} batches), at a learning rate of {rate:g} for {base}',
             'auto_scale_lr',
-            f'train with --auto-scale-lr, which makes it {rate * total / base:.3g}, or with {base}',
+            f'train with --auto-scale-lr, which sets {rate * total / base:.3g}, or with {base} '
+            'images per step',
         )
 
 
 def check_optimizer(cfg: Config, model: nn.Module) -> Iterator[Finding]:
-    """Build the groups of parameters by the rules of the config."""
+    """Check that the parameter groups can be built by the rules of the config."""
     if not cfg.get('optim_wrapper'):
         return
     settings = deepcopy(cfg.optim_wrapper)
     if settings.get('type') == 'AmpOptimWrapper':
-        switch_amp_off(settings)  # it asks for a GPU
+        switch_amp_off(settings)  # it needs a GPU
     try:
         with config_errors():
             build_optim_wrapper(model, settings)
     except (FileNotFoundError, ValueError) as error:
-        yield Finding(ERROR, str(error), 'optim_wrapper', 'correct this entry')
+        yield Finding(ERROR, one_line(error), 'optim_wrapper', 'correct this entry')
         return
     names = [name for name, _ in model.named_parameters()]
     for key in (settings.get('paramwise_cfg') or {}).get('custom_keys') or ():
         if not any(key in name for name in names):
             yield Finding(
                 WARNING,
-                f'the rule for {key!r} is for no parameter: no name contains it',
+                f'the rule for {key!r} applies to no parameter: no name contains it',
                 'optim_wrapper.paramwise_cfg.custom_keys',
-                f'correct the key; names are such as {spell(names)}',
+                f'correct the key; parameters are {spell(names)}',
             )
 
 
 def check_disk(cfg: Config, model: nn.Module) -> Iterator[Finding]:
-    """Whether the checkpoints of a training can be written, and have room."""
+    """Check that the checkpoints of a training can be written and have room."""
     folder = Path(cfg.work_dir).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -111,9 +112,10 @@ def check_disk(cfg: Config, model: nn.Module) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(
             ERROR,
-            f'a work dir that cannot be written: {error}',
-            cfg.work_dir,
+            f'a work dir that cannot be written: {one_line(error)}',
+            'work_dir',
             'choose another with --work-dir',
+            cfg.work_dir,
         )
         return
     if not cfg.get('train_cfg') or not cfg.get('optim_wrapper'):
@@ -122,16 +124,17 @@ def check_disk(cfg: Config, model: nn.Module) -> Iterator[Finding]:
     if free < size * number:
         yield Finding(
             ERROR if free < size else WARNING,
-            f'{free / GIB:.1f} GiB are free, for checkpoints of {size / GIB:.1f} GiB of which '
-            f'{number} will be kept',
-            cfg.work_dir,
+            f'{free / GIB:.1f} GiB are free, but {number} checkpoints of {size / GIB:.1f} GiB will '
+            'be kept',
+            'work_dir',
             'choose another --work-dir, or keep fewer with '
             '--cfg-options default_hooks.checkpoint.max_keep_ckpts=2',
+            cfg.work_dir,
         )
 
 
 def checkpoint_size(cfg: Config, model: nn.Module) -> int:
-    """Bytes of a checkpoint: weights, averaged weights, and the states of the optimizer."""
+    """Return the bytes of a checkpoint: weights, averaged weights and optimizer states."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(param.nbytes for param in model.parameters() if param.requires_grad)
     averaged = any(hook['type'] == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
@@ -140,12 +143,11 @@ def checkpoint_size(cfg: Config, model: nn.Module) -> int:
 
 
 def count_checkpoints(cfg: Config) -> int:
-    """The checkpoints that a training keeps."""
+    """Return the number of checkpoints that a training keeps."""
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
     length = cfg.train_cfg.get('max_epochs' if hook.get('by_epoch', True) else 'max_iters', 1)
     interval, kept = hook.get('interval', -1), hook.get('max_keep_ckpts', -1)
     number = math.ceil(length / interval) if interval > 0 else 1  # the last is always written
     best = hook.get('save_best') or ()
-    return (min(number, kept) if kept > 0 else number) + len(
-        [best] if isinstance(best, str) else best
-    )
+    extra = 1 if isinstance(best, str) else len(best)
+    return (min(number, kept) if kept > 0 else number) + extra

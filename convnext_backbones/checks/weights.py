@@ -14,13 +14,18 @@ from ..config.walk import walk
 from ..io.checkpoint import read_checkpoint
 from ..weights.loading import PretrainedConvNeXt, load_weights
 from ..weights.zoo import local_file
-from .findings import ERROR, WARNING, Finding, Kind, several
+from .findings import ERROR, WARNING, Finding, Kind, one_line, several
 
 
 def check_weights(cfg: Config, model: nn.Module, thorough: bool) -> Iterator[Finding]:
-    """Compare weights to start from with the model, where they are on this machine.
+    """Compare the weights to start from with the model, if they are on this machine.
 
-    Those that training downloads are compared when it has; it stops if they do not fit.
+    Weights that training downloads are compared after the download; it stops if they do not fit.
+
+    Args:
+        cfg: The config.
+        model: Its model, which may be on the meta device.
+        thorough: Load the weights of ConvNeXts into a backbone, not just find their files.
     """
     if cfg.get('load_from'):
         yield from _check_plain(model, cfg.load_from, 'load_from')
@@ -31,17 +36,17 @@ def check_weights(cfg: Config, model: nn.Module, thorough: bool) -> Iterator[Fin
             module = modules.get(place.removeprefix('model').lstrip('.'))
             if not init.get('checkpoint') or module is None:
                 continue
-            where = f'{place}.init_cfg'
+            entry = f'{place}.init_cfg'
             if init['type'] in (PretrainedConvNeXt, PretrainedConvNeXt.__name__):
-                yield from _check_recognized(part, init, where, thorough)
+                yield from _check_recognized(part, init, entry, thorough)
             else:
-                yield from _check_plain(module, init['checkpoint'], where, init.get('prefix'))
+                yield from _check_plain(module, init['checkpoint'], entry, init.get('prefix'))
 
 
 def _check_recognized(
-    part: Mapping, init: Mapping, where: str, thorough: bool
+    part: Mapping, init: Mapping, entry: str, thorough: bool
 ) -> Iterator[Finding]:
-    """Weights that :func:`load_weights` reads, into the backbone that ``part`` builds."""
+    """Check weights for :func:`load_weights` with the backbone that ``part`` builds."""
     options = {key: init[key] for key in ('strict', 'ema', 'prefix') if key in init}
     try:
         file = local_file(init['checkpoint'])
@@ -49,20 +54,20 @@ def _check_recognized(
             report = load_weights(MODELS.build(deepcopy(part)), file, **options)
             if report.surprises:
                 what = f'{file}: {"; ".join(report.surprises)}'
-                yield Finding(WARNING, what, where, 'leave out strict=False to make it an error')
+                yield Finding(WARNING, what, entry, 'remove strict=False to make it an error')
     except (FileNotFoundError, TypeError, ValueError) as error:
-        yield Finding(ERROR, str(error), where, 'name weights of this backbone')
+        yield Finding(ERROR, one_line(error), entry, 'name weights of this backbone')
 
 
 def _check_plain(
-    module: nn.Module, source: str, where: str, prefix: str | None = None
+    module: nn.Module, source: str, entry: str, prefix: str | None = None
 ) -> Iterator[Finding]:
-    """Weights that mmengine reads: it takes what has the same name and shape, and goes on."""
+    """Check weights that mmengine loads: it skips tensors whose name or shape differs."""
     try:
         file = local_file(source)
         checkpoint = read_checkpoint(file, mmap=True) if file else None
     except (FileNotFoundError, ValueError) as error:
-        yield Finding(ERROR, str(error), where, 'name other weights')
+        yield Finding(ERROR, one_line(error), entry, 'name other weights')
         return
     if file is None:
         return
@@ -78,15 +83,15 @@ def _check_plain(
     if len(unfilled) == len(places):
         yield Finding(
             ERROR,
-            f'nothing of {source!r} fits by name and shape: training would start from scratch',
-            where,
-            f'a ConvNeXt gets weights of any layout with {PretrainedConvNeXt.__name__} as the type '
-            'of its init_cfg',
+            f'no tensor of {source!r} fits by name and shape: training would start from scratch',
+            entry,
+            f'for a ConvNeXt, set the type of its init_cfg to {PretrainedConvNeXt.__name__}, which '
+            'reads weights of any layout',
         )
     elif unfilled:
         kind = Kind(
             WARNING,
             f'tensors that {source!r} does not fill',
-            'name the weights of this model, unless these are to be new, such as other heads',
+            'name weights of this model, unless these tensors are to be new, such as other heads',
         )
-        yield several(kind, where, unfilled)
+        yield several(kind, unfilled, entry)
