@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list, init_dist, is_distributed, is_main_process
+from mmengine.dist import init_dist, is_distributed
 from torch.distributed import init_process_group, is_initialized
 
 from ..config.walk import entry_at
 
-# By launcher, the variables that tell a process how many there are, and which one it is.
+# By launcher, the variables with the number of processes and the rank of this one.
 LAUNCHER_VARIABLES = {
     'pytorch': ('WORLD_SIZE', 'RANK'),
     'slurm': ('SLURM_NTASKS', 'SLURM_PROCID'),
     'mpi': ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'),
 }
-T = TypeVar('T')
 
 
 def count_processes(launcher: str | None) -> tuple[int, int]:
-    """The number of processes of a run, and the rank of this one, before they know one another."""
+    """Return the number of processes and the rank of this one, before they join a group."""
     if launcher not in LAUNCHER_VARIABLES:
         return 1, 0
     size, rank = LAUNCHER_VARIABLES[launcher]
@@ -32,15 +29,15 @@ def count_processes(launcher: str | None) -> tuple[int, int]:
 
 
 def join_process_group(cfg: Config) -> None:
-    """Join the other processes, if there are any, before the Runner would.
+    """Join the other processes, if there are any, earlier than the Runner would.
 
     Raises:
-        ValueError: The launcher needs GPUs.
+        ValueError: The launcher needs GPUs, and there are none.
     """
     launcher = cfg.get('launcher', 'none')
     attempt = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
     if attempt and not is_distributed():
-        # Where torchrun starts processes again, its store still has the addresses of the last ones.
+        # After a restart torchrun's store still has the addresses of the processes before it.
         port = int(os.environ['MASTER_PORT']) + attempt
         os.environ.update(TORCHELASTIC_USE_AGENT_STORE='False', MASTER_PORT=str(port))
     if get_device() == 'cpu':
@@ -50,17 +47,17 @@ def join_process_group(cfg: Config) -> None:
 
 
 def leave_process_group() -> None:
-    """Wait for the other processes and leave the group, where there is one.
+    """Wait for the other processes and leave the group, if there is one.
 
-    Left to the exit of the interpreter, the threads of gloo now and then abort it.
+    Without this call gloo's threads occasionally abort the interpreter at its exit.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def join_over_gloo(launcher: str) -> bool:
-    """Join the other processes on machines without a GPU; whether there are any.
+def needs_gloo(launcher: str) -> bool:
+    """Whether processes on a machine without a GPU have to be joined over gloo.
 
     Raises:
         ValueError: The launcher needs GPUs.
@@ -70,25 +67,15 @@ def join_over_gloo(launcher: str) -> bool:
             f"expected launcher 'none' or 'pytorch' on a machine without a GPU, got {launcher!r}; "
             'start the processes with tools/dist_train.sh or torchrun'
         )
-    if launcher == 'pytorch' and not is_initialized():
-        # mmengine's own start calls torch.cuda.set_device whatever the backend.
-        init_process_group('gloo')
     return launcher == 'pytorch'
 
 
-def decide_together(decide: Callable[[], T]) -> T:
-    """What ``decide`` returns, or raises, in the first process, in all processes.
+def join_over_gloo(launcher: str) -> None:
+    """Join the other processes, if there are any, on a machine without a GPU.
 
-    Files that one node has just written, or removed, may look different from another.
+    Raises:
+        ValueError: The launcher needs GPUs.
     """
-    outcome: list = [None, None]
-    if is_main_process():
-        try:
-            outcome[0] = decide()
-        except (FileNotFoundError, ValueError) as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result
+    if needs_gloo(launcher) and not is_initialized():
+        # mmengine's init_dist calls torch.cuda.set_device with every backend.
+        init_process_group('gloo')

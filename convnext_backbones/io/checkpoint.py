@@ -1,14 +1,13 @@
-"""Reading checkpoints without executing them.
+"""Read checkpoints without executing them.
 
-A ``.pth`` file is a pickle, and a pickle may name any function to call while it is read. Here
-files are read weights-only: tensors, plain containers, and the few records that training scripts
-keep beside them, allowed by name. Anything else is refused before it runs. Safetensors files hold
-no code at all.
+A ``.pth`` file is a pickle, and a pickle may name any function to call while it is read. Here files
+are read weights-only: tensors, plain containers, and the few types that training scripts keep
+beside them, allowed by name in :mod:`.mmengine_patches`. Anything else is refused before it runs.
+Safetensors files hold no code at all.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import pickle
@@ -16,9 +15,14 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from .wording import first_names
 
 # How torch words the refusal of a name, of an object, and of a call.
 REFUSALS = (
@@ -26,16 +30,15 @@ REFUSALS = (
     re.compile(r"Can only (?:create|build).* got <class '([\w.]+)'>"),
     re.compile(r'reduce for unrecognized function (.+)'),
 )
-MMAP_AVAILABLE = 'mmap' in inspect.signature(torch.load).parameters
 SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
-# The entries of a checkpoint that hold the weights, in the order in which they are looked for.
+# The entries of a checkpoint that may hold the weights, in the order of the search.
 CONTAINERS = ('state_dict', 'model', 'module', 'model_state_dict')
 EMA_CONTAINERS = ('model_ema', 'state_dict_ema')
-# What torch.compile puts into the names of the modules it wraps.
+# torch.compile adds this to the names of the modules it wraps.
 COMPILED = '_orig_mod.'
 # The entry of a safetensors header that holds what mmengine keeps in ``meta``, as JSON.
 META_KEY = 'convnext_backbones.meta'
-# What users find under the name of a checkpoint, by its first bytes in lower case.
+# Other files that users find under the name of a checkpoint, by their first bytes in lower case.
 TEXTS = (
     (b'<', 'a web page or another text with tags, not what the page links to'),
     (b'version https://git-lfs', 'a Git LFS pointer; fetch the file itself with git lfs pull'),
@@ -48,18 +51,18 @@ def read_checkpoint(
     path: str | os.PathLike,
     map_location: str | torch.device | None = 'cpu',
     mmap: bool = False,
-):
+) -> Any:
     """Read a checkpoint file weights-only.
 
     Args:
-        path: A local file: of any layout that ``torch.load`` reads, or safetensors.
-        map_location: Where the tensors go, as in ``torch.load``.
-        mmap: Read tensors from the disk when they are used, where the format allows it. Only for
+        path: A local file, in any format that ``torch.load`` reads, or safetensors.
+        map_location: The device of the tensors, as in ``torch.load``.
+        mmap: Map tensors to the file instead of reading them, if the format allows it. Only for
             tensors that are copied at once: the file must not change while they are alive.
 
     Returns:
-        What the file holds, usually a dict. Of a safetensors file, the tensors by name; of one
-        that ``tools/publish.py`` wrote, a dict with ``state_dict`` and ``meta``.
+        The contents of the file, usually a dict. A safetensors file gives the tensors by name; one
+        from ``tools/publish.py`` gives a dict with ``state_dict`` and ``meta``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -70,19 +73,20 @@ def read_checkpoint(
     try:
         if kind == 'safetensors':
             return _read_safetensors(path, map_location)
-        options = {'mmap': True} if mmap and kind == 'zip' and MMAP_AVAILABLE else {}
-        return torch.load(path, map_location=map_location, weights_only=True, **options)
+        return torch.load(
+            path, map_location=map_location, weights_only=True, mmap=mmap and kind == 'zip'
+        )
     except pickle.UnpicklingError as error:
         raise ValueError(_explain(path, error)) from None
-    except Exception as error:  # what a damaged file makes the readers raise is open-ended
+    except Exception as error:  # readers raise anything on a damaged file
         raise ValueError(_unreadable(path, _first_line(error))) from error
 
 
 def check_container(path: str | os.PathLike) -> str:
-    """Refuse what cannot be a checkpoint, or is packed to do harm, without reading its contents.
+    """Refuse files that cannot be checkpoints, and harmful archives, without reading the contents.
 
     Returns:
-        'safetensors', 'zip' (what torch has written since 1.6) or 'pickle' (before).
+        'safetensors', 'zip' (the format of torch since 1.6) or 'pickle' (the one before).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -94,10 +98,8 @@ def check_container(path: str | os.PathLike) -> str:
         raise FileNotFoundError(f'expected a checkpoint file, found nothing at {path!r}')
     if os.path.isdir(path):
         inside = sorted(p.name for p in Path(path).iterdir() if p.suffix in SUFFIXES)
-        hint = f'such as {inside[0]!r}' if inside else 'of which it has none'
-        raise ValueError(
-            f'expected a checkpoint file, got the folder {path!r}; name a file in it, {hint}'
-        )
+        hint = f'name a file in it, such as {inside[0]!r}' if inside else 'it has none inside'
+        raise ValueError(f'expected a checkpoint file, got the folder {path!r}; {hint}')
     size = os.path.getsize(path)
     with open(path, 'rb') as file:
         head = file.read(64)
@@ -116,13 +118,18 @@ def check_container(path: str | os.PathLike) -> str:
 
 
 def _check_zip(path: str, size: int) -> None:
-    """Refuse archives that torch did not write: it stores members as they are, side by side."""
+    """Refuse archives that torch did not write; torch stores members uncompressed, side by side.
+
+    Raises:
+        ValueError: The archive is damaged, is a program, would expand, or names members outside of
+            its folder.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except Exception as error:  # what a damaged archive makes zipfile raise is open-ended
+    except Exception as error:  # zipfile raises anything on a damaged archive
         raise ValueError(_unreadable(path, _first_line(error))) from error
-    # The name as it is stored, before zipfile cuts it at a NUL.
+    # The stored name: zipfile cuts its own copy at a NUL byte.
     names = [member.orig_filename for member in members]
     if any(name.endswith('/constants.pkl') for name in names):
         raise ValueError(
@@ -146,10 +153,13 @@ def _check_zip(path: str, size: int) -> None:
 
 
 def check_sums(path: str | os.PathLike) -> None:
-    """Compare a file that torch wrote with the checksums in it; reading does not.
+    """Compare a file that torch wrote with the checksums in it, which reading does not do.
+
+    Files in other formats have no checksums and pass.
 
     Raises:
-        ValueError: A part of the file is not what was written.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or is not a checkpoint; see :func:`check_container`.
     """
     path = os.fspath(path)
     if check_container(path) != 'zip':
@@ -157,31 +167,33 @@ def check_sums(path: str | os.PathLike) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # what a damaged archive makes zipfile raise is open-ended
+    except Exception as error:  # zipfile raises anything on a damaged archive
         raise ValueError(_unreadable(path, _first_line(error))) from error
     if damaged is not None:
         raise ValueError(_unreadable(path, f'the checksum of {damaged!r} in it is wrong'))
 
 
-def _read_safetensors(path: str, map_location: str | torch.device | None):
-    with _safetensors(path).safe_open(
-        path, framework='pt', device=str(map_location or 'cpu')
-    ) as file:
+def _read_safetensors(path: str, map_location: str | torch.device | None) -> dict[str, Any]:
+    """Read a safetensors file; see :func:`read_checkpoint`."""
+    with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         meta = (file.metadata() or {}).get(META_KEY)
     return tensors if meta is None else {'state_dict': tensors, 'meta': json.loads(meta)}
 
 
-def named_tensors(checkpoint, source: str | os.PathLike, ema: bool = False) -> dict[str, Tensor]:
-    """The weights of a checkpoint by name, taken out of their containers.
+def named_tensors(
+    checkpoint: Any, source: str | os.PathLike, ema: bool = False
+) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by name, taken out of their containers.
 
     Args:
-        checkpoint: What :func:`read_checkpoint` returned.
+        checkpoint: Contents of a file, from :func:`read_checkpoint`.
         source: The file, for messages.
-        ema: Take the averaged weights. mmengine writes them as the ordinary ones.
+        ema: Take the averaged weights. mmengine stores them in place of the ordinary ones, so its
+            checkpoints give the same weights in either case.
 
     Raises:
-        ValueError: There are none.
+        ValueError: The checkpoint holds no such weights.
     """
     source = os.fspath(source)
     if not isinstance(checkpoint, Mapping):
@@ -189,8 +201,7 @@ def named_tensors(checkpoint, source: str | os.PathLike, ema: bool = False) -> d
             f'expected named tensors in {source!r}, got {type(checkpoint).__name__}; save '
             'model.state_dict()'
         )
-    names = [repr(str(name))[1:-1] for name in list(checkpoint)[:5]]  # they may hold line breaks
-    entries = ', '.join(names) or 'none'
+    entries = first_names(checkpoint, shown=5)
     if ema and 'ema_state_dict' not in checkpoint:
         averaged = [name for name in EMA_CONTAINERS if name in checkpoint]
         if not averaged:
@@ -211,9 +222,9 @@ def named_tensors(checkpoint, source: str | os.PathLike, ema: bool = False) -> d
     return tensors
 
 
-def _unpacked(checkpoint) -> Mapping:
-    """The innermost container; empty if there is none, as where a forged one holds itself."""
-    seen = set()
+def _unpacked(checkpoint: Any) -> Mapping:
+    """Return the innermost container; an empty one if a forged checkpoint contains itself."""
+    seen: set[int] = set()
     while isinstance(checkpoint, Mapping) and id(checkpoint) not in seen:
         seen.add(id(checkpoint))
         inside = (checkpoint.get(name) for name in CONTAINERS)
@@ -227,10 +238,10 @@ def _unpacked(checkpoint) -> Mapping:
 def write_safetensors(
     path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: Mapping | None = None
 ) -> None:
-    """Write tensors, and ``meta`` as JSON, to a file that holds no code.
+    """Write tensors, and ``meta`` as JSON, to a safetensors file, which holds no code.
 
     Raises:
-        ValueError: ``meta`` holds what JSON does not have, or safetensors is not installed.
+        ValueError: ``meta`` holds objects that JSON cannot represent.
     """
     try:
         text = json.dumps(meta)
@@ -239,26 +250,14 @@ def write_safetensors(
             f'expected meta of strings, numbers, lists and dicts for {os.fspath(path)!r}, as '
             f'safetensors files hold no objects: {error}'
         ) from error
-    save_file = _safetensors(path).torch.save_file
-    # One entry only: safetensors writes several in random order. transformers asks for `format`.
+    # One entry only: safetensors writes several in random order. transformers requires `format`.
     header = {'format': 'pt'} if meta is None else {META_KEY: text}
     # Copies, as safetensors refuses tensors that share memory.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, header)
 
 
-def _safetensors(path: str | os.PathLike):
-    """The package, which is needed for files of its kind only."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ValueError(
-            f'{os.fspath(path)!r} needs the package safetensors; pip install safetensors'
-        ) from None
-    return safetensors
-
-
 def _explain(path: str, error: Exception) -> str:
-    """One sentence on a file that the weights-only reader refused."""
+    """Return one sentence about a file that the weights-only reader refused."""
     for refusal in REFUSALS:
         if named := refusal.search(str(error)):
             return (
@@ -270,6 +269,7 @@ def _explain(path: str, error: Exception) -> str:
 
 
 def _unreadable(path: str, reason: str) -> str:
+    """Return one sentence about a file that cannot be read."""
     return (
         f'cannot read the checkpoint {path!r}: it is damaged or not a checkpoint ({reason}); copy '
         'or download it again'
@@ -277,6 +277,6 @@ def _unreadable(path: str, reason: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """What happened, without torch's advice to read the file in another way."""
+    """Return the cause of an error, without torch's advice to read the file unsafely."""
     lines = str(error).rpartition('WeightsUnpickler error:')[2].strip().splitlines()
     return f'{type(error).__name__}: {lines[0] if lines else "no detail"}'

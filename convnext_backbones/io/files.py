@@ -1,4 +1,4 @@
-"""Writing files so that no reader, and no crash, finds half of one."""
+"""Write files as a whole, so that neither a reader nor a crash leaves half a file."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ TEMPORARY = '.tmp'  # ends the name of a file while it is written
 
 
 def check_file(path: str, what: str) -> None:
-    """Raise FileNotFoundError, naming ``what`` was expected, unless ``path`` is a file."""
+    """Raise FileNotFoundError unless ``path`` is a file.
+
+    Args:
+        path: The file.
+        what: The kind of file, for the message, such as ``'a checkpoint'``.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f'expected {what}, found no file at {path!r}')
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Write JSON; numbers of numpy and torch become plain ones."""
+    """Write JSON; numbers of numpy and torch become plain numbers."""
     write_atomically(path, json.dumps(content, indent=2, default=float))
 
 
 class WriteError(OSError):
-    """A file could not be written as a whole; what was there under its name still is."""
+    """Error for a file that could not be written; an older file of the same name is untouched."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole, by way of a temporary one beside it.
+    """Replace a file as a whole, through a temporary file beside it.
 
     Raises:
-        WriteError: It cannot be written, for want of space or of permission.
+        WriteError: The disk is full, or permission is missing.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with temporary.open('wb') as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())  # or a machine that goes down may keep the name and lose this
+            os.fsync(file.fileno())  # a power cut could otherwise keep the name, not the contents
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -45,7 +50,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what a process that was killed had begun to write in ``folder``."""
+    """Remove the temporary files that a killed process left in ``folder``."""
     for path in Path(folder).glob(f'*{TEMPORARY}'):
         path.unlink(missing_ok=True)
 
@@ -53,8 +58,8 @@ def remove_leftovers(folder: str | Path) -> None:
 def leaves_root(path: str, root: str) -> bool:
     """Whether ``path``, as it would be opened, is outside the folder ``root``.
 
-    For names in files that others wrote: ``..`` and absolute paths lead anywhere. Links are taken
-    for what they are called, as whole data sets often are links to another disk.
+    For names in files from elsewhere: ``..`` and absolute paths may lead anywhere. Symbolic links
+    are not resolved, because datasets are often links to another disk.
     """
     root = os.path.abspath(root)
     return os.path.commonpath([root, os.path.abspath(path)]) != root

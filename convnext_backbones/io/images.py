@@ -1,13 +1,13 @@
-"""Reading images and label maps so that one that cannot be read is named, and why.
+"""Read images, with errors that name the file and the reason.
 
-OpenMMLab's pipelines hand the bytes of a file to a decoder that does not know the file any more.
-What is raised, somewhere in a data worker, lacks the reason where an image is damaged, and the name
-where it is empty or a label map.
+OpenMMLab's pipelines pass the bytes of a file to a decoder that does not know the file name. Their
+errors, raised somewhere in a data worker, lack the reason if an image is damaged, and the name if
+it is empty or a label map.
 
 Pixels are those of ``mmcv.imread``: gray images get three equal channels, alpha is dropped, 16 bits
-are scaled down to 8, CMYK becomes BGR, of an animation the first frame counts, and the orientation
-noted in the file is applied. What cv2 cannot read is left to Pillow. Damage among the compressed
-pixels of a JPEG that is of full length goes unnoticed: decoders conceal it.
+are scaled to 8, CMYK becomes BGR, an animation gives its first frame, and the orientation stored in
+the file is applied. Pillow reads what cv2 cannot. Damaged pixel data in a JPEG of full length go
+unnoticed, because decoders conceal them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
 
-# A small file can hold a huge image. This is where Pillow refuses by default; at 3 bytes a pixel it
-# is half a gigabyte for every data worker.
+# A small file can hold a huge image. This is Pillow's own limit, at which it refuses by default: at
+# 3 bytes per pixel, half a gigabyte for every data worker.
 MAX_PIXELS_VARIABLE = 'CONVNEXT_BACKBONES_MAX_PIXELS'
 MAX_PIXELS = 178_956_970
 
 
 class UnreadableFileError(ValueError):
-    """A file of the data cannot be read; the message is one sentence that names it.
+    """Error for a data file that cannot be read; the message is one sentence that names the file.
 
-    Data workers hand over errors as the text of a traceback. Of that the sentence is kept.
+    Data workers pass errors on as the text of a traceback. Only its sentence is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -46,16 +46,16 @@ def read_image(
     """Read an image as ``mmcv.imread`` does.
 
     Args:
-        path: A file, or what a storage backend of mmengine makes of it.
-        flag: What is read, as in ``mmcv.imread``.
+        path: A local file, or an address that a storage backend of mmengine understands.
+        flag: Channels to read, as in ``mmcv.imread``.
         backend: The decoder, as in ``mmcv.imread``.
         backend_args: The storage backend, as in ``mmcv.imread``.
 
     Returns:
-        (H, W, 3), uint8, BGR; with another ``flag`` what that says.
+        Pixels of shape (H, W, 3), uint8, BGR; another ``flag`` may ask for other channels.
 
     Raises:
-        UnreadableFileError: There is no such file, it is empty, damaged, cut short, no image, or
+        UnreadableFileError: The file is missing, empty, damaged, truncated or not an image, or it
             has more pixels than the environment variable CONVNEXT_BACKBONES_MAX_PIXELS allows
             (by default 178,956,970).
     """
@@ -67,24 +67,28 @@ def read_image(
 
 
 def _decode(content: bytes, flag: str, backend: str | None) -> np.ndarray:
+    """Decode the bytes of an image file, whose size in pixels is checked first."""
     if not content:
         raise ValueError('the file is empty')
     with PILLOWS_LIMIT_LIFTED:
         _check_size(content)
         image = mmcv.imfrombytes(content, flag, backend=backend)
-        if image is None:  # a format that cv2 does not know, or damage, which Pillow describes
+        if image is None:  # cv2 does not know the format, or the file is damaged: Pillow says why
             image = mmcv.imfrombytes(content, flag, backend='pillow')
     return image
 
 
 class _PillowsLimitLifted:
-    """A context in which Pillow reads images of any size: the limit of this module stands in.
+    """Context in which Pillow reads images of any size, because this module checks the size.
 
-    Pillow's limit is the process's, so the first thread that comes lifts it, and the last restores.
+    Pillow's limit belongs to the process: the first thread that enters lifts it, the last restores
+    it.
     """
 
     def __init__(self) -> None:
-        self.lock, self.threads, self.limit = Lock(), 0, None
+        self.lock = Lock()
+        self.threads = 0
+        self.limit: int | None = None
 
     def __enter__(self) -> None:
         with self.lock:
@@ -92,7 +96,7 @@ class _PillowsLimitLifted:
                 self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             self.threads += 1
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.threads -= 1
             if not self.threads:
@@ -103,12 +107,16 @@ PILLOWS_LIMIT_LIFTED = _PillowsLimitLifted()
 
 
 def _check_size(content: bytes) -> None:
-    """Refuse an image of too many pixels, by its header."""
+    """Refuse an image with too many pixels, judged by its header.
+
+    Raises:
+        ValueError: It has more than the limit.
+    """
     try:
         with Image.open(io.BytesIO(content)) as header:
             width, height = header.size
     except UnidentifiedImageError:
-        return  # the decoder may know the format all the same
+        return  # the decoder may know the format
     limit = float(os.environ.get(MAX_PIXELS_VARIABLE, MAX_PIXELS))
     if width * height > limit:
         raise ValueError(
@@ -118,8 +126,9 @@ def _check_size(content: bytes) -> None:
 
 
 def reason(error: Exception) -> str:
+    """Return why a file could not be decoded, on one line."""
     if isinstance(error, UnidentifiedImageError):
         return 'the file is damaged or not an image'
-    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
-    known = isinstance(error, (OSError, ValueError)) and reason
-    return reason if known else f'{type(error).__name__}: {reason}'
+    text = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+    is_sentence = isinstance(error, (OSError, ValueError)) and text
+    return text if is_sentence else f'{type(error).__name__}: {text}'

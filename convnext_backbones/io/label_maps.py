@@ -7,7 +7,14 @@ import numpy as np
 
 
 def encode_label_map(labels: np.ndarray) -> np.ndarray:
-    """The bytes of a PNG image of labels, (H, W); of 16 bits if 8 do not hold them."""
+    """Return the bytes of a PNG image of labels.
+
+    Args:
+        labels: Integers of shape (H, W), at least 0. Labels above 255 give an image of 16 bits.
+
+    Returns:
+        The bytes, uint8.
+    """
     depth = np.uint8 if labels.max() < 256 else np.uint16
     _, image = cv2.imencode('.png', labels.astype(depth))
     return image

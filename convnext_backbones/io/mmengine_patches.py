@@ -57,7 +57,10 @@ SAFE_TYPES = (
     *(type(numpy.dtype(kind)) for kind in ('float32', 'float64', 'int32', 'int64', 'bool')),
 )
 # numpy's array builders moved in numpy 2; a file names the place where the writer's numpy had them.
-NUMPY_BUILDERS = (numpy.ndarray.__reduce__(numpy.zeros(1))[0], numpy.float64(0).__reduce__()[0])
+NUMPY_BUILDERS: tuple[Any, ...] = (
+    numpy.ndarray.__reduce__(numpy.zeros(1))[0],
+    numpy.float64(0).__reduce__()[0],
+)
 NUMPY_MODULES = ('numpy.core.multiarray', 'numpy._core.multiarray')
 HISTORY_STATISTICS = ('min', 'max', 'mean', 'current')
 
@@ -98,12 +101,9 @@ def allow_mmengine_types() -> None:
     That is the default since torch 2.6, and mmengine's inferencers and Runner call ``torch.load``
     without a flag. Only the types named above are added to torch's allow-list.
     """
+    builders = [(f, f'{module}.{f.__name__}') for f in NUMPY_BUILDERS for module in NUMPY_MODULES]
     torch.serialization.add_safe_globals(
-        [
-            *SAFE_TYPES,
-            *((f, f'{module}.{f.__name__}') for f in NUMPY_BUILDERS for module in NUMPY_MODULES),
-            (_history_buffer_method, 'builtins.getattr'),
-        ]
+        [*SAFE_TYPES, *builders, (_history_buffer_method, 'builtins.getattr')]
     )
 
 

@@ -41,6 +41,4 @@ def test_the_real_tables_are_complete(stack):
     assert {'mmcv', 'mmdet', 'mmengine', 'mmsegmentation'} <= set(names)
     tools = {'python', 'torch', 'setuptools', 'wheel', 'ninja', 'pytest'}
     assert {*tools, *names.values()} <= set(tested)
-    assert not tested_versions.foreign_to(stack) & set(tested), (
-        'nothing else can come in'
-    )
+    assert not tested_versions.foreign_to(stack) & set(tested), 'nothing else can come in'

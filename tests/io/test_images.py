@@ -33,7 +33,7 @@ from convnext_backbones.training.flags import set_bad_image_skipping
 from tools import test as test_tool
 from tools import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 LIMIT = 240  # seconds for one command

@@ -1,27 +1,22 @@
 """Downloads are whole and checked, or leave nothing behind. The server is a thread of the test."""
 
-import hashlib
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
-import threading
 import time
-from collections import Counter
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from support.file_server import CONTENT, SHA256, left_in
 from torch import distributed
 
 from convnext_backbones.io import download
 from convnext_backbones.io.checkpoint import check_container
 from convnext_backbones.io.download import (
-    CACHE_VARIABLE,
     FOLDERS_VARIABLE,
     OFFLINE_VARIABLE,
     fetch,
@@ -29,107 +24,6 @@ from convnext_backbones.io.download import (
     url_file_name,
 )
 from convnext_backbones.io.mmengine_patches import read_checkpoints_safely
-
-CONTENT = bytes(range(256)) * 4096
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by the first part of the path; counts requests per path."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.requests = Counter()
-        self.go_on = threading.Event()
-        self.content = CONTENT
-        self.url = f'http://127.0.0.1:{self.server_port}'
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-
-    def do_GET(self) -> None:
-        self.server.requests[self.path] += 1
-        self.close_connection = True
-        getattr(self, self.path.split('/')[1])()
-
-    def answer(self, body: bytes, length: int | None, status: int = 200, **headers) -> None:
-        self.send_response(status)
-        if length is not None:
-            headers['Content-Length'] = str(length)
-        for name, value in headers.items():
-            self.send_header(name.replace('_', '-'), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def whole(self) -> None:
-        self.answer(self.server.content, len(self.server.content))
-
-    def cut(self) -> None:
-        self.answer(CONTENT[:5000], len(CONTENT))
-
-    def silent(self) -> None:
-        self.answer(CONTENT, None)
-
-    def chunked(self, end: bytes = b'0\r\n\r\n') -> None:
-        self.answer(
-            b'%x\r\n%s\r\n' % (len(CONTENT), CONTENT) + end, None, Transfer_Encoding='chunked'
-        )
-
-    def chunked_cut(self) -> None:
-        self.chunked(end=b'')
-
-    def page(self) -> None:
-        self.answer(b'<!DOCTYPE html>Sign in', 22, Content_Type='text/html')
-
-    def slow(self) -> None:
-        self.answer(CONTENT[:5000], len(CONTENT))
-        self.wfile.flush()
-        self.server.go_on.wait(30)
-        with suppress(ConnectionError):  # who asked may have been killed
-            self.wfile.write(CONTENT[5000:])
-
-    def absent(self) -> None:
-        self.answer(b'', 0, status=404)
-
-    def moved(self) -> None:
-        self.answer(b'', 0, status=302, Location=self.path.replace('moved', 'whole'))
-
-    def to_file(self) -> None:
-        self.answer(b'', 0, status=302, Location='file:///etc/hostname')
-
-    def to_https(self) -> None:
-        host = self.headers['Host']
-        self.answer(b'', 0, status=302, Location=f'https://{host}/whole/a.pth')
-
-    def log_message(self, *args) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01}).start()
-        yield server
-        server.go_on.set()
-        server.shutdown()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The environment of a user who has set nothing but a cache."""
-    for variable in (FOLDERS_VARIABLE, OFFLINE_VARIABLE, 'LOCAL_RANK'):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / 'cache'))
-    return tmp_path / 'cache' / 'weights'
-
-
-def left_in(folder) -> list[str]:
-    """What a download leaves, except for the empty file that processes lock."""
-    return [path.name for path in folder.rglob('*') if path.suffix != '.lock' and path.is_file()]
 
 
 def test_a_file_is_downloaded_once(server, tmp_path):
