@@ -1,4 +1,4 @@
-"""Draw a training's numbers as curves."""
+"""Draw the numbers of a training as curves."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ WIDTH, PANEL_HEIGHT, DPI = 9.0, 2.2, 110  # inches, inches, dots per inch
 MOST_CURVES = 12  # in one panel
 # The ten strong colors, then their pale companions.
 COLORS = [colormaps['tab20'](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
-FEW_POINTS = 50  # a curve of at most so many has them marked
-LOG_RANGE = 10  # losses and rates whose extremes have a higher ratio get a logarithmic axis
-NOT_MEASURED = -1  # pycocotools' AP where there is nothing to find, such as no large objects
+FEW_POINTS = 50  # curves of at most this many points have them marked
+LOG_RANGE = (
+    10  # a higher ratio of largest to smallest value gives a logarithmic axis, not for metrics
+)
+NOT_MEASURED = -1  # pycocotools' AP if there are no such objects, for example no large ones
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A column of the table: the steps and the values of the rows that have it."""
+    """One column of the table: the steps and values of the rows that have it."""
 
     label: str
     steps: list[float]
@@ -39,10 +41,11 @@ class Panel:
     """One set of axes.
 
     Attributes:
-        title: What the vertical axis shows.
-        curves: Each in a color of its own.
-        companions: Those of the validation, dashed in the color of the curve of the same label.
-        metrics: Whether these are metrics of the validation: linear, last values in the legend.
+        title: Label of the vertical axis.
+        curves: Solid curves, each in its own color.
+        companions: Curves of the validation, dashed, in the color of the curve of the same label.
+        metrics: Whether the curves are validation metrics, which have a linear axis and their last
+            values in the legend.
     """
 
     title: str
@@ -54,12 +57,14 @@ class Panel:
 def draw_results(rows: Sequence[Row], path: Path) -> None:
     """Draw the rows of a results table over the iterations, into a PNG file.
 
-    Without a row that has something to draw there is no file.
+    Args:
+        rows: The rows; if none of them has a number to draw, no file is written.
+        path: The file; the name of its folder is the title.
     """
     panels = plan_panels(rows)
     if not panels:
         return
-    # Without pyplot a figure needs no display, and the process's own figures are left alone.
+    # Not pyplot, which needs a display and shares its state with the rest of the process.
     size = (WIDTH, PANEL_HEIGHT * len(panels))
     figure = Figure(size, dpi=DPI, layout='constrained')
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
@@ -76,18 +81,19 @@ def draw_results(rows: Sequence[Row], path: Path) -> None:
 
 
 def plan_panels(rows: Sequence[Row]) -> list[Panel]:
-    """The panels for the rows of a table, from the top; those without a curve are left out."""
+    """Return the panels for the rows of a table, from top to bottom, skipping empty ones."""
     train = _curves(row for row in rows if row['split'] == 'train')
     losses = [curve for curve in train if 'loss' in curve.label]
     rates = [replace(c, label=c.label.removesuffix('_lr')) for c in train if c.label in LR_COLUMNS]
     if len(rates) == 2 and rates[0].values == rates[1].values:
         rates = [replace(rates[0], label='all groups')]
-    val_losses, metrics = [], {}
+    val_losses: list[Curve] = []
+    metrics: dict[str, list[Curve]] = {}
     for curve in _curves(row for row in rows if row['split'] == 'val'):
         if curve.label.startswith(PREFIX):
             val_losses.append(replace(curve, label=curve.label.removeprefix(PREFIX)))
             continue
-        # Of COCO's twelve numbers six are for boxes and six for masks.
+        # COCO's mAP numbers get one panel for boxes and one for masks.
         group, found, number = curve.label.partition('_mAP')
         if found:
             curve = replace(curve, label=f'mAP{number}')
@@ -102,14 +108,15 @@ def plan_panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def _curves(rows: Iterable[Row]) -> list[Curve]:
-    """The columns in which ``rows`` have numbers to draw, in order of appearance."""
+    """Return the columns in which ``rows`` have numbers to draw, in order of appearance."""
     curves: dict[str, Curve] = {}
     for row in rows:
         for name, value in row.items():
-            if name not in PLACE and math.isfinite(value) and value != NOT_MEASURED:
-                curve = curves.setdefault(name, Curve(name, [], []))
-                curve.steps.append(row['step'])
-                curve.values.append(value)
+            if name in PLACE or value == NOT_MEASURED or not math.isfinite(float(value)):
+                continue
+            curve = curves.setdefault(name, Curve(name, [], []))
+            curve.steps.append(float(row['step']))
+            curve.values.append(float(value))
     return list(curves.values())
 
 

@@ -17,11 +17,19 @@ from mmengine.runner import Runner
 
 from ..version import __version__
 
-GIT_SECONDS = 30  # a checkout on a slow disk must not hold up a training
+CPU_TABLE = Path('/proc/cpuinfo')  # Linux only
+GIT_SECONDS = 30  # timeout, so that a checkout on a slow disk does not delay a training
 
 
 def describe_environment(runner: Runner) -> dict:
-    """What a training depends on beside its config, for JSON."""
+    """Return what a training depends on apart from its config, ready for JSON.
+
+    Args:
+        runner: A runner whose training is about to start.
+
+    Returns:
+        Start time, command line, seed, first step, and groups of versions, hardware and git state.
+    """
     modules = ('numpy', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
     versions = {name: getattr(sys.modules.get(name), '__version__', None) for name in modules}
     devices = range(torch.cuda.device_count())
@@ -47,18 +55,22 @@ def describe_environment(runner: Runner) -> dict:
 
 def cpu_name() -> str:
     """Return the processor's model, such as 'Intel(R) Xeon(R) Platinum 8480C'; or just its kind."""
-    with suppress(OSError):  # Linux only
-        found = re.search(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
+    with suppress(OSError):
+        found = re.search(r'^model name\s*:\s*(.+)$', CPU_TABLE.read_text(), re.M)
         if found:
             return found[1]
     return platform.processor() or platform.machine()
 
 
 def git_state(path: Path) -> dict | None:
-    """The commit of the checkout that holds a file, and whether anything in it has changed.
+    """Return the commit of the checkout that contains a file, and whether it has local changes.
 
-    None where there is no git or no checkout, and for a file that git ignores: an environment
-    inside a checkout is not of its commit.
+    Args:
+        path: A file of the checkout.
+
+    Returns:
+        ``commit`` and ``dirty``. None if there is no git or no checkout, and for a file that git
+        ignores, because a virtual environment inside a checkout does not belong to its commit.
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess:

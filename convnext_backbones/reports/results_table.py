@@ -5,27 +5,52 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..io.files import write_atomically
 
-PREFIX = 'val/'
+PREFIX = 'val/'  # of the losses on the validation set, among its metrics
 RESULTS = 'results.csv'
-PLACE = ('split', 'step', 'epoch', 'iter')  # the columns that say where in the training a row is
+PLACE = ('split', 'step', 'epoch', 'iter')  # columns with a row's position in the training
 LR_COLUMNS = ('highest_lr', 'lowest_lr')
+LAST_COLUMNS = (*LR_COLUMNS, 'time', 'data_time', 'memory')
 Row = dict[str, float | str]
 
 
-class ResultsTable:
-    """The rows of a CSV file, to which rows and columns are added.
+def training_columns(entry: Mapping[str, float]) -> Row:
+    """Return the columns of a training row, in order, from an entry of mmengine's log.
 
-    A row is appended with a single write. One that brings a new column replaces the file.
+    The loss comes first, then its terms and other scalars, then the highest and the lowest
+    learning rate, the seconds per iteration, the seconds of these spent waiting for data, and the
+    peak of the GPU memory in MB.
 
     Args:
-        path: The file. What is in it goes on up to ``until_step``; a line cut short by the end of
-            a process does not count.
-        until_step: Rows of later iterations are dropped; 0 begins anew.
+        entry: Scalars by name, with or without mmengine's prefix ``train/``.
+    """
+    scalars = {name.removeprefix('train/'): value for name, value in entry.items()}
+    # mmengine's own rates are those of the first group; LR_COLUMNS are the range of all groups.
+    unused = {*PLACE, *(name for name in scalars if name.endswith('lr')), *LAST_COLUMNS}
+    names = [name for name in scalars if name not in unused]
+    names.sort(key=lambda name: (name != 'loss', 'loss' not in name))
+    names += [name for name in LAST_COLUMNS if name in scalars]
+    return {name: scalars[name] for name in names}
+
+
+class ResultsTable:
+    """A CSV file to which rows are added, and columns when a row needs them.
+
+    A row is appended with a single write; a row with a new column replaces the file.
+
+    Args:
+        path: The file. If it exists, its rows are kept up to ``until_step``; a last line that was
+            cut short by the end of a process is ignored.
+        until_step: Rows of later iterations are dropped; 0 starts a new table.
+
+    Attributes:
+        path: The file.
+        columns: The names of the columns, in order.
+        rows: The rows of the file; empty cells are missing.
     """
 
     def __init__(self, path: Path, until_step: int = 0) -> None:
@@ -37,7 +62,7 @@ class ResultsTable:
             reader = csv.DictReader(io.StringIO(text[: text.rfind('\n') + 1]))
             rows = [{name: _parse(name, row[name]) for name in row if row[name]} for row in reader]
             self.columns = list(reader.fieldnames or [])
-            self.rows = [row for row in rows if row.get('step', math.inf) <= until_step]
+            self.rows = [row for row in rows if float(row.get('step', math.inf)) <= until_step]
         self._replace()
 
     def add(self, row: Row) -> None:
@@ -52,14 +77,14 @@ class ResultsTable:
                 file.write(self._lines([row]))
 
     def _replace(self) -> None:
-        header = dict(zip(self.columns, self.columns, strict=True))
+        header: Row = dict(zip(self.columns, self.columns, strict=True))
         write_atomically(self.path, self._lines([header, *self.rows]) if header else '')
 
     def _lines(self, rows: Sequence[Row]) -> str:
         text = io.StringIO(newline='')
         writer = csv.DictWriter(text, self.columns, lineterminator='\n')
         for row in rows:
-            # Single precision has seven digits.
+            # Seven digits, the precision of fp32.
             values = {n: v if isinstance(v, str) else f'{v:.7g}' for n, v in row.items()}
             writer.writerow(values)
         return text.getvalue()

@@ -1,14 +1,15 @@
-"""What a training adds to mmengine: flags, hooks, layer decay, resuming, sharding.
+"""Hooks, layer decay, resuming, sharding and the flags of a training.
 
-Imports engine, inference and the rows below; saved configs import this package by name.
+Imports engine, inference and the rows below.
 """
 
-# A config that a training leaves behind names this package in `custom_imports`: whatever such a
-# config names by `type` is registered here.
+# Saved configs name this package in `custom_imports`: importing it registers all their types.
+from ..engine import hardware  # noqa: F401
 from . import (  # noqa: F401
     finite_numbers,
     interruption,
     layer_decay,
+    logged_scalars,
     records,
     resume,
     sharding,

@@ -1,4 +1,4 @@
-"""What the flags of ``tools/train.py`` change in a config."""
+"""The flags of ``tools/train.py``, and the changes that they make to a config."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ..config.walk import pipelines, transform_name
 from ..engine.hardware import switch_amp_off
-from ..engine.processes import decide_together, join_process_group
+from ..engine.processes import join_process_group
 from ..io.checkpoint import read_checkpoint
 from ..io.files import check_file
+from ..io.processes import decide_together
 from .resume import newest_checkpoint
 from .sharding import SHARDED_STRATEGY
 
-# AmpOptimWrapper's settings. bf16 has the range of fp32: nothing underflows, so nothing is scaled.
-PRECISIONS = {
+# Settings of AmpOptimWrapper; None is for an OptimWrapper. bf16 has the range of fp32, so small
+# gradients do not underflow and the loss needs no scaling.
+PRECISIONS: dict[str, dict[str, object] | None] = {
     'fp32': None,
     'fp16': dict(dtype='float16', loss_scale='dynamic'),
     'bf16': dict(dtype='bfloat16', loss_scale=1.0),
@@ -25,23 +28,23 @@ STRATEGIES = ('ddp', 'fsdp')
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that :func:`apply_training_flags` reads."""
+    """Add the flags that :func:`set_training_flags` reads."""
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='continue from PATH, or from the newest checkpoint of the work dir',
+        help='continue from PATH, or from the newest undamaged checkpoint in the work dir',
     )
     parser.add_argument(
         '--strategy',
         choices=STRATEGIES,
         default='ddp',
-        help='how several processes share the work: ddp keeps the whole model in each, fsdp '
-        'shards weights, gradients and optimizer state over them (see the top of this file)',
+        help='how several processes share the work: ddp keeps the whole model in each process, '
+        'fsdp shards weights, gradients and optimizer state over them',
     )
     parser.add_argument(
-        '--precision', choices=PRECISIONS, help='instead of what the config says; GPUs only'
+        '--precision', choices=PRECISIONS, help='override the precision of the config; GPUs only'
     )
     parser.add_argument(
         '--amp', action='store_const', const='fp16', dest='precision', help='--precision fp16'
@@ -50,21 +53,21 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         '--accumulate',
         type=int,
         metavar='N',
-        help='add up the gradients of N batches per step of the optimizer. Iterations count '
-        'batches: multiply lengths given in iterations by N for as many steps',
+        help='accumulate the gradients of N batches per optimizer step. Iterations still count '
+        'batches: multiply all lengths given in iterations by N for the same number of steps',
     )
     parser.add_argument(
         '--checkpointing',
         nargs='?',
         const='blocks',
         choices=('blocks', 'lean'),
-        help='compute parts of the backbone again in the backward pass, for less memory: whole '
-        'blocks (default), or with lean only what costs little',
+        help='recompute parts of the backbone in the backward pass to save memory: whole blocks '
+        '(default), or with "lean" only the cheap operations',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate with the number of images per step of the optimizer',
+        help='scale the learning rate with the number of images per optimizer step',
     )
     parser.add_argument(
         '--skip-bad-steps',
@@ -73,19 +76,23 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         const=10,
         default=0,
         metavar='N',
-        help='leave out steps whose losses or gradients are not finite, at most N in a row '
-        '(default 10); without it training stops at the first',
+        help='skip steps whose losses or gradients are not finite, at most N in a row '
+        '(default 10); without this flag training stops at the first',
     )
     parser.add_argument(
         '--skip-bad-images',
         action='store_true',
-        help='train with another image in place of one that cannot be read, with a warning; '
-        'without it training stops at the first',
+        help='replace an unreadable image by another one, with a warning; without this flag '
+        'training stops at the first',
     )
 
 
 def set_training_flags(cfg: Config, args: argparse.Namespace) -> None:
-    """Write the flags into ``cfg``.
+    """Apply all training flags to ``cfg``, in place.
+
+    Args:
+        cfg: A config, with ``launcher`` and ``work_dir`` set.
+        args: Parsed flags of :func:`add_training_flags`.
 
     Raises:
         FileNotFoundError: The checkpoint to resume from does not exist.
@@ -108,17 +115,18 @@ def set_training_flags(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def set_precision(cfg: Config, precision: str) -> None:
-    """Train in one of :data:`PRECISIONS`, whatever ``cfg`` says."""
+    """Override the precision of ``cfg`` by one of :data:`PRECISIONS`."""
     switch_amp_off(cfg.optim_wrapper)
-    if PRECISIONS[precision] is not None:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', **PRECISIONS[precision])
+    settings = PRECISIONS[precision]
+    if settings is not None:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', **settings)
 
 
 def set_checkpointing(cfg: Config, form: str) -> None:
-    """Let the backbone keep less for the backward pass, whatever ``cfg`` says.
+    """Make the backbone store fewer activations for the backward pass.
 
     Args:
-        cfg: Changed in place.
+        cfg: Changed in place; an earlier choice in it is overridden.
         form: ``blocks`` sets ``with_cp``, ``lean`` sets ``memory_efficient``.
 
     Raises:
@@ -135,7 +143,7 @@ def set_checkpointing(cfg: Config, form: str) -> None:
 
 
 def set_accumulation(cfg: Config, batches: int) -> None:
-    """Make a step of the optimizer of the gradients of several batches.
+    """Accumulate the gradients of several batches per optimizer step.
 
     Raises:
         ValueError: ``batches`` is below 1.
@@ -146,10 +154,11 @@ def set_accumulation(cfg: Config, batches: int) -> None:
 
 
 def set_lr_scaling(cfg: Config) -> None:
-    """Let mmengine scale the learning rate linearly, in images per step of the optimizer.
+    """Scale the learning rate linearly with the number of images per optimizer step.
 
-    mmengine counts processes and the batch size, but not accumulated batches: the base is
-    divided by those, and their number noted, as the config that a run leaves may be trained again.
+    mmengine counts processes and images per batch, but not accumulated batches. The base batch
+    size is therefore divided by the accumulated batches; the divisor is stored, so that a saved
+    config is not divided twice.
 
     Raises:
         ValueError: The config has no base batch size.
@@ -165,10 +174,10 @@ def set_lr_scaling(cfg: Config) -> None:
 
 
 def set_sharding(cfg: Config) -> None:
-    """Train under fully sharded data parallelism; see :mod:`convnext_backbones.sharding`.
+    """Train with fully sharded data parallelism; see :mod:`convnext_backbones.training.sharding`.
 
     Raises:
-        ValueError: There is one process only, or the config clips gradients.
+        ValueError: There is only one process, or the config clips gradients.
     """
     if cfg.launcher == 'none':
         raise ValueError(
@@ -184,10 +193,10 @@ def set_sharding(cfg: Config) -> None:
 
 
 def set_bad_image_skipping(cfg: Config) -> None:
-    """Let datasets draw another image for training where one cannot be read.
+    """Make training datasets replace an unreadable image by another one.
 
     Raises:
-        ValueError: Images are not loaded by LoadImageFromFile.
+        ValueError: No training pipeline loads images with LoadImageFromFile.
     """
     loaders = [
         transform
@@ -201,20 +210,26 @@ def set_bad_image_skipping(cfg: Config) -> None:
             'found none'
         )
     for loader in loaders:
-        # By its name, which says what was left out; a class of mmcv would do so without a word.
+        # By name, which resolves to our loader: it logs each skipped file. mmcv's own class, which
+        # the config may hold, skips them silently.
         loader.update(type='LoadImageFromFile', ignore_empty=True)
 
 
 def set_resume(cfg: Config, checkpoint: str) -> None:
-    """Continue from ``checkpoint``, or from the newest whole one of the work dir if it is ``auto``.
+    """Set ``cfg`` to continue from a checkpoint.
 
-    The order of the samples follows from the seed. A run whose config names none has drawn one;
-    its checkpoint tells which.
+    The order of the samples follows from the seed. If the config sets no seed, the first run drew
+    one, which is read from its checkpoint.
+
+    Args:
+        cfg: Changed in place.
+        checkpoint: A path, or ``auto`` for the newest undamaged checkpoint in the work dir; if
+            there is none, the training starts from the beginning.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The checkpoint cannot be read or would execute code, or all of the work dir are
-            damaged.
+        ValueError: The checkpoint cannot be read or would execute code, or all checkpoints in the
+            work dir are damaged.
     """
     path: str | None = checkpoint
     if checkpoint == 'auto':
@@ -223,31 +238,31 @@ def set_resume(cfg: Config, checkpoint: str) -> None:
     else:
         check_file(checkpoint, 'a checkpoint to resume from')
     cfg.resume = path is not None
-    if not cfg.resume:  # the run starts like any other, with its warnings
+    if path is None:
         return
     cfg.load_from = path
     randomness = cfg.get('randomness', {})
     if randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=read_checkpoint(path, mmap=True)['meta']['seed'])
     if 'backbone' in cfg.model:
-        # The checkpoint holds all weights: those to start from need not be there any more.
+        # The checkpoint holds all weights, so the pretrained ones need not exist any more.
         cfg.model.backbone.pop('init_cfg', None)
 
 
 class StartMarker(Hook):
-    """Notes that training has started.
+    """Record that training has started.
 
-    What fails before, such as weights that are not there, is a matter of the command or the
-    config; what fails afterwards is not.
+    Errors before that moment, such as missing weights, are due to the command or the config and
+    are reported in one line; later errors keep their traceback.
     """
 
     work_dir: str | None = None  # of the training, once it has started
 
     @property
     def passed(self) -> bool:
-        """Whether it has."""
+        """Whether training has started."""
         return self.work_dir is not None
 
-    def before_train(self, runner) -> None:
-        """Called when the model, its weights, the optimizer and the data are ready."""
+    def before_train(self, runner: Runner) -> None:
+        """Record the work dir; the model, its weights, the optimizer and the data are ready."""
         self.work_dir = runner.work_dir

@@ -1,9 +1,9 @@
 """Layer-wise learning-rate decay: the authors' rule for detection and segmentation.
 
 Layers near the input of a pretrained backbone train at a lower rate than the heads. The authors
-give every parameter a layer id and scale its rate by ``decay_rate ** (heads' id - id)``. The ids
-stand here beside the names that they follow, and the number of layers follows from the backbone:
-typed into a config, a wrong one trains late blocks above the base rate without complaint.
+give every parameter a layer id and scale its rate by ``decay_rate ** (id of the heads - id)``.
+The number of layers is derived from the backbone: if a config had to state it, a wrong number
+would train late blocks above the base rate without any error.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from numbers import Real
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -31,7 +33,7 @@ MULTIPLIERS = ('lr_mult', 'decay_mult')
 
 @dataclass
 class Group:
-    """The parameters that share a layer, weight decay and custom multipliers."""
+    """Parameters with the same layer, weight decay and custom multipliers."""
 
     lr_scale: float
     weight_decay: float
@@ -41,7 +43,7 @@ class Group:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
-    """Builds the optimizer of the authors' downstream experiments, for mmdet and mmseg alike.
+    """Builder of the optimizer of the authors' downstream experiments, for mmdet and mmseg.
 
     ``optim_wrapper=dict(constructor='ConvNeXtLayerDecayConstructor', paramwise_cfg=...)`` with
 
@@ -50,13 +52,14 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
     - ``custom_keys``: as in mmengine: the longest key that is part of a parameter's name
       multiplies its rate by ``lr_mult`` and its weight decay by ``decay_mult``.
 
-    Vectors and biases (norms, ``gamma``) have no weight decay. Frozen parameters are left out.
+    Vectors and biases (norms, ``gamma``) have no weight decay. Frozen parameters are skipped.
+    The backbone may be of a subclass of this package's ConvNeXt.
     The groups, their order and their scales are those of mmdet's and mmseg's
     ``LearningRateDecayOptimizerConstructor`` with the authors' ``num_layers``.
 
     Raises:
         ValueError: An option is missing, unknown or out of range; the model's ``backbone`` is not
-            this package's; a backbone parameter is covered by no rule; a custom key matches
+            this package's ConvNeXt; no rule covers a backbone parameter; a custom key matches
             nothing.
     """
 
@@ -66,7 +69,7 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
         unknown = sorted(map(str, set(cfg) - set(OPTIONS)))
         if unknown:
             raise ValueError(
-                f'expected paramwise_cfg to hold {", ".join(OPTIONS)} only, got '
+                f'expected paramwise_cfg to hold only {", ".join(OPTIONS)}, got '
                 f'{", ".join(unknown)}; num_layers is derived from the backbone'
             )
         rate = cfg.get('decay_rate')
@@ -92,7 +95,7 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
                     f'{value!r}'
                 )
 
-    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
         """Append the parameter groups of ``module``, a detector or segmentor, to ``params``."""
         backbone = getattr(module, 'backbone', None)
         if not isinstance(backbone, ConvNeXt):
@@ -129,7 +132,7 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
             decays = param.dim() > 1 and not name.endswith('.bias')
             matches = [key for key in custom_keys if key in name]
             unmatched.difference_update(matches)
-            # Of several matches the longest wins, of equally long ones the first in the alphabet.
+            # The longest match wins; among equally long ones, the first in alphabetical order.
             custom = min(matches, key=lambda key: (-len(key), key), default=None)
             group_name = f'layer_{layer}_{"decay" if decays else "no_decay"}'
             if custom is not None:
@@ -172,22 +175,32 @@ def _table(groups: dict[str, Group]) -> str:
 
 @HOOKS.register_module()
 class LearningRateRangeHook(Hook):
-    """Logs the lowest and the highest learning rate of the groups.
+    """Log the lowest and the highest learning rate of all parameter groups.
 
-    mmengine logs that of the first group alone, which with layer-wise decay is the stem's.
+    mmengine logs only the rate of the first group, which with layer-wise decay is the stem's. The
+    two numbers are scalars of mmengine's message hub, so they reach the log, TensorBoard and every
+    other visualizer backend.
     """
 
     # After mmengine's RuntimeInfoHook, so that both log the rate of the same iteration.
     priority = 'NORMAL'
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        """Record both before every iteration."""
-        rates = [
-            rate
-            for name, group_rates in runner.optim_wrapper.get_lr().items()
-            if not name.endswith('base_lr')  # mmengine's own entry: what the groups derive from
-            for rate in group_rates
-        ]
-        # The log shows what ends in "lr" beside the rate of the first group.
-        runner.message_hub.update_scalar('train/lowest_lr', min(rates))
-        runner.message_hub.update_scalar('train/highest_lr', max(rates))
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Record both rates for this iteration."""
+        lowest, highest = learning_rate_range(runner)
+        # The log shows names that end in "lr" beside mmengine's own rate.
+        runner.message_hub.update_scalar('train/lowest_lr', lowest)
+        runner.message_hub.update_scalar('train/highest_lr', highest)
+
+
+def learning_rate_range(runner: Runner) -> tuple[float, float]:
+    """Return the lowest and the highest learning rate of all parameter groups."""
+    rates = [
+        rate
+        for name, group_rates in runner.optim_wrapper.get_lr().items()
+        if not name.endswith('base_lr')  # mmengine's extra entry, the rate before any scaling
+        for rate in group_rates
+    ]
+    return min(rates), max(rates)

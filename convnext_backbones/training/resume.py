@@ -1,8 +1,8 @@
-"""Makes a resumed run the run that was never stopped, whenever it was stopped.
+"""Resume a training with the same result as if it had never stopped, wherever it stopped.
 
-mmengine restores weights, optimizer, schedule, log and the order of the samples. What it leaves to
-be desired is here: to find a checkpoint that is whole and never to be without one, to go on in the
-middle of an epoch, to validate where the end came before a validation, and to draw the same random
+mmengine restores weights, optimizer, schedule, log and the order of the samples. This module adds:
+picking the newest undamaged checkpoint, never deleting the last one before its successor is
+written, resuming in mid-epoch, running a validation that was missed, and repeating the random
 numbers.
 """
 
@@ -19,6 +19,7 @@ from copy import copy
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,103 +28,111 @@ from mmengine.dataset import worker_init_fn
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
+from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ..io.checkpoint import check_sums, read_checkpoint
 from ..io.files import remove_leftovers
+from .custom_imports import set_custom_imports
 
-# What a training leaves where it is asked to end; mmengine's CheckpointHook writes the others.
+# Written when a training is told to end; mmengine's CheckpointHook writes all other checkpoints.
 INTERRUPTED = 'interrupted.pth'
 NAMES = re.compile(rf'(epoch|iter)_\d+\.pth|{re.escape(INTERRUPTED)}')
-POINTER = 'last_checkpoint'  # mmengine's: the path of the last one that CheckpointHook wrote
+POINTER = 'last_checkpoint'  # mmengine's file with the path of CheckpointHook's latest checkpoint
 
 
 def newest_checkpoint(work_dir: str | os.PathLike) -> str | None:
-    """The checkpoint of a training that was written last, of those that are whole.
+    """Find the undamaged checkpoint of a training that was written last.
 
-    The time is the one in the files, which copying does not change. Damaged files are passed over,
-    and the log says which and why.
+    The time is the one stored in the file, which copying does not change. Damaged files are
+    skipped, and the log names each with the reason.
+
+    Args:
+        work_dir: The work dir of the training.
 
     Returns:
         Its path; None if there are no checkpoints, damaged or not.
 
     Raises:
-        FileNotFoundError: mmengine names one in another folder, and it is not there.
+        FileNotFoundError: mmengine's pointer names a checkpoint in another folder that is missing.
         ValueError: There are checkpoints, and all of them are damaged.
     """
     folder = Path(work_dir)
     paths = [path for path in sorted(folder.glob('*.pth')) if NAMES.fullmatch(path.name)]
-    if not paths and (folder / POINTER).is_file():  # elsewhere, or under names of the user's
+    if not paths and (folder / POINTER).is_file():  # in another folder, or under custom names
         paths = [Path((folder / POINTER).read_text().strip())]
-    written, damaged = {}, []
+    written: dict[Path, tuple[str, int, int]] = {}
+    problems: list[ValueError] = []
     for path in paths:
         try:
             meta = read_checkpoint(path, mmap=True).get('meta', {})
             written[path] = meta.get('time', ''), meta.get('epoch', 0), meta.get('iter', 0)
         except ValueError as error:
-            damaged.append(error)
+            problems.append(error)
     newest = None
-    for path in sorted(written, key=written.get, reverse=True):
+    for path in sorted(written, key=lambda path: written[path], reverse=True):
         try:
             check_sums(path)
         except ValueError as error:
-            damaged.append(error)
+            problems.append(error)
         else:
             newest = str(path)
             break
-    for error in damaged:
-        print_log(f'Passed over a checkpoint: {error}', 'current', logging.WARNING)
-    if damaged and newest is None:
+    for problem in problems:
+        print_log(f'Skipped a damaged checkpoint: {problem}', 'current', logging.WARNING)
+    if problems and newest is None:
         raise ValueError(
-            f'expected a whole checkpoint in {os.fspath(work_dir)!r}, got {len(damaged)} that are '
-            f'damaged ({damaged[-1]}); name another with --resume PATH, or leave --resume out to '
-            'start anew'
+            f'expected an undamaged checkpoint in {os.fspath(work_dir)!r}, got {len(problems)} '
+            f'damaged ones ({problems[-1]}); name another with --resume PATH, or omit --resume to '
+            'start from the beginning'
         )
     return newest
 
 
 def set_resumable(cfg: Config) -> None:
-    """Put the loop and the hook of this module in the place of mmengine's; changes ``cfg``.
+    """Replace mmengine's epoch loop and CheckpointHook by the classes of this module.
 
-    Loops and hooks of other kinds stay.
+    Loops and hooks of other types are kept. The hooks of this module work without these classes;
+    a training that stopped in mid-epoch then repeats the epoch.
+
+    Args:
+        cfg: Changed in place.
     """
     loop = cfg.get('train_cfg') or {}
-    if loop.get('by_epoch') or loop.get('type') in _names(EpochBasedTrainLoop):
+    if loop.get('by_epoch') or loop.get('type') in _spellings(EpochBasedTrainLoop):
         kept = {key: value for key, value in loop.items() if key != 'by_epoch'}
-        cfg.train_cfg = dict(kept, type=_path(ResumableEpochBasedTrainLoop))
+        cfg.train_cfg = dict(kept, type=ResumableEpochBasedTrainLoop.__name__)
+        set_custom_imports(cfg)
     hooks = cfg.get('default_hooks') or {}
     saving = hooks.get('checkpoint', dict(type=CheckpointHook, interval=1)) or {}
-    if saving.get('type') in _names(CheckpointHook):
-        saving = dict(saving, type=_path(ProvidentCheckpointHook))
+    if saving.get('type') in _spellings(CheckpointHook):
+        saving = dict(saving, type=SafeCheckpointHook.__name__)
         cfg.default_hooks = dict(hooks, checkpoint=saving)
+        set_custom_imports(cfg)
 
 
-def _names(kind: type) -> tuple[type, str]:
-    """What a config may say for a class of mmengine."""
+def _spellings(kind: type) -> tuple[type, str]:
+    """Return the ways in which a config may name a class of mmengine."""
     return kind, kind.__name__
 
 
-def _path(kind: type) -> str:
-    """What a config says for a class that mmengine has to import."""
-    return f'{kind.__module__}.{kind.__name__}'
-
-
+@LOOPS.register_module()
 class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
-    """mmengine's loop, which can go on in the middle of an epoch.
+    """EpochBasedTrainLoop that can resume in the middle of an epoch.
 
-    The batches that were seen are loaded again and passed over, as mmengine does in training by
-    iterations: those that follow are the same.
+    The batches that were already used are loaded again and skipped, as mmengine does in training
+    by iterations, so that the following batches are the same.
     """
 
-    seen_batches = 0  # of the current epoch; a checkpoint holds it
+    seen_batches = 0  # used batches of the current epoch; stored in checkpoints
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, or what is left of it."""
+        """Train for one epoch, or for the rest of a resumed one."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         resumed_at = self.seen_batches
         if resumed_at:
-            self.runner.logger.info(f'Loading {resumed_at} batches of the epoch that were seen.')
+            self.runner.logger.info(f'Skipping {resumed_at} batches of this epoch that were used.')
         for index, batch in enumerate(self.dataloader):
             if index >= resumed_at:
                 self.seen_batches = index + 1
@@ -133,8 +142,11 @@ class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
 
-class ProvidentCheckpointHook(CheckpointHook):
-    """mmengine's hook, which removes old checkpoints before it writes new ones, the other way."""
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """CheckpointHook that deletes old checkpoints only after the new one is written."""
+
+    file_backend: Any  # set by mmengine before training
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         with self._removing_afterwards():
@@ -148,8 +160,9 @@ class ProvidentCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
-        """Let files be removed at the end of the block, and only if it has not failed."""
-        backend, removed = self.file_backend, []
+        """Postpone the removal of files to the end of the block; keep them if the block fails."""
+        backend = self.file_backend
+        removed: list[str] = []
         self.file_backend = copy(backend)
         self.file_backend.remove = removed.append
         try:
@@ -160,12 +173,13 @@ class ProvidentCheckpointHook(CheckpointHook):
             backend.remove(path)
 
 
+@HOOKS.register_module()
 class PositionHook(Hook):
-    """Keeps in checkpoints, beside mmengine's epoch and iteration, what these do not say.
+    """Store in checkpoints how far the epoch and its validation have come.
 
-    That is how much of the epoch was seen, and whether the validation that comes next at this
-    place is in it: checkpoints are written before. A run that ended in between starts with the
-    validation.
+    mmengine stores the epoch and the iteration. This hook adds how many batches of the epoch were
+    used, and whether the validation that is due at this place has run, because checkpoints are
+    written before it. A run that stopped in between validates first when it is resumed.
     """
 
     priority = 'LOWEST'  # trains and validates when all other hooks are ready
@@ -174,40 +188,49 @@ class PositionHook(Hook):
         self.validated = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the place up."""
-        if runner.cfg.get('resume'):
-            meta = checkpoint['meta']
-            self.validated = meta.get('validated', False)
+        """Restore the position."""
+        if not runner.cfg.get('resume'):
+            return
+        meta = checkpoint['meta']
+        self.validated = meta.get('validated', False)
+        if isinstance(runner.train_loop, ResumableEpochBasedTrainLoop):
             runner.train_loop.seen_batches = meta.get('seen_batches', 0)
 
     def before_train(self, runner: Runner) -> None:
-        """Clear up after a run that was killed, and validate where it did not any more."""
+        """Remove half-written files of a killed run, and run a validation that it missed."""
         if is_main_process():
             remove_leftovers(runner.work_dir)
         if not self.validated and validation_is_due(runner):
-            runner.logger.info('Starting with the validation, which the checkpoint is without.')
+            runner.logger.info('Starting with the validation that the interrupted run missed.')
             runner.val_loop.run()
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """From here on the next validation is another one."""
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Note that the next validation has not run yet."""
         self.validated = False
 
     def before_val(self, runner: Runner) -> None:
-        """What is saved in the course of a validation is saved for its result."""
+        """Note that the validation runs: a checkpoint saved during it is one of its results."""
         self.validated = True
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the place."""
+        """Add the position to the checkpoint."""
         meta = checkpoint['meta']
         if self.validated:
-            # mmengine's FlexibleRunner counts on, as it does in the middle of an iteration.
+            # mmengine's FlexibleRunner always adds 1, which is right only within an iteration.
             meta.update(epoch=runner.epoch, iter=runner.iter)
         meta.setdefault('validated', self.validated)
-        meta['seen_batches'] = getattr(runner.train_loop, 'seen_batches', 0)
+        meta['seen_batches'] = _seen_batches(runner.train_loop)
+
+
+def _seen_batches(loop: BaseLoop) -> int:
+    """Return the number of used batches of the current epoch, if the loop can resume in it."""
+    return loop.seen_batches if isinstance(loop, ResumableEpochBasedTrainLoop) else 0
 
 
 def validation_is_due(runner: Runner) -> bool:
-    """Whether mmengine's loops would validate at the place where a resumed training starts."""
+    """Whether mmengine's loops would validate at the position where a resumed training starts."""
     loop: BaseLoop = runner.train_loop
     if isinstance(loop, IterBasedTrainLoop):
         done, end = loop.iter, loop.max_iters
@@ -215,27 +238,28 @@ def validation_is_due(runner: Runner) -> bool:
         done, end = loop.epoch, loop.max_epochs
     else:
         return False
-    if runner.val_loop is None or getattr(loop, 'seen_batches', 0) or not done:
+    if runner.val_loop is None or _seen_batches(loop) or not done:
         return False
-    loop._decide_current_val_interval()  # which may change in the course of a training
+    loop._decide_current_val_interval()  # the interval may change in the course of a training
     return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
 
 
+@HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
-    """Derives random numbers from the seed, the process, the epoch and the iteration.
+    """Derive random numbers from the seed, the process, the epoch and the iteration.
 
-    mmengine does not restore the states of the random generators, by which augmentation, dropout,
-    stochastic depth and the choice of proposals differ after resuming. Nothing has to be stored
-    for them:
+    mmengine does not restore the states of the random generators, so augmentation, dropout,
+    stochastic depth and the choice of proposals would differ after resuming. Nothing has to be
+    stored to repeat them:
 
-    - before every epoch (the only one, in iteration-based training) all generators of the
-      process are seeded, and with them data workers that start from then on;
-    - before every iteration torch's is seeded again, by which the model draws.
+    - before every epoch (the only one, in training by iterations) all generators of the process
+      are seeded, and with them data workers that start from then on;
+    - before every iteration torch's generator, which the model uses, is seeded again.
 
-    Batches that were seen are loaded again, and mmengine's augmentations draw from numpy: those of
-    the batches that follow are the same. The number of processes and of workers has to be that of
-    the first run. On the CPU the resumed run is then equal bit for bit; on GPUs, whose operations
-    do not all repeat themselves, as far as ``randomness.deterministic`` makes them.
+    A resumed run loads the used batches again, and mmengine's augmentations draw from numpy, so
+    the following batches are augmented in the same way. The number of processes and of workers has
+    to be that of the first run. On the CPU the resumed run is then equal bit for bit; on GPUs, as
+    far as ``randomness.deterministic`` makes their operations repeatable.
     """
 
     priority = 'VERY_HIGH'
@@ -247,21 +271,23 @@ class ResumableRandomnessHook(Hook):
         np.random.seed(seed)
         torch.manual_seed(seed)
         loader = runner.train_dataloader
-        # Persistent workers would go on with the generators of the epoch before.
+        # Persistent workers would continue with the generators of the previous epoch.
         loader._iterator = None
         if getattr(loader.worker_init_fn, 'func', None) is worker_init_fn:
-            # mmengine's, which adds the number of the worker.
+            # mmengine's function, which adds the index of the worker to the seed.
             loader.worker_init_fn = partial(loader.worker_init_fn, seed=seed)
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
         if batches is not None:
-            # OneDL's mmengine would pass over those that were seen without loading them.
+            # OneDL's mmengine would skip the used batches without loading them.
             batches.skip_iter = lambda count: deque(islice(batches, count), maxlen=0)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Seed torch's generator."""
         torch.manual_seed(derive_seed(runner.seed, runner.rank, runner.epoch, 1 + runner.iter))
 
 
 def derive_seed(*numbers: int) -> int:
-    """One well-mixed seed of several numbers, in [0, 2**31)."""
+    """Combine several numbers into one well-mixed seed in [0, 2**31)."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1

@@ -1,9 +1,8 @@
 """The loss on the validation set, as an option of a training.
 
-Metrics say how good a model is, this says whether it still learns what it is trained for: the
-model's own loss on the samples of the validation, in evaluation mode, after each validation.
-``tools/train.py --val-loss`` turns it on, and so does ``dict(type='ValidationLossHook')`` among
-the custom hooks of a config. The training that follows is the same bit for bit.
+After each validation, the model's own loss is computed on the validation samples in evaluation
+mode. ``tools/train.py --val-loss`` turns it on, and so does ``dict(type='ValidationLossHook')`` in
+the custom hooks of a config. It does not change the training, which stays the same bit for bit.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from torch.utils.data import DataLoader
 from ..config.walk import annotated_dataset
 from ..reports.results_table import PREFIX
 
-SEED = 0  # of what a loss draws at random, such as the proposals that a detector learns from
+SEED = 0  # for random choices within a loss, such as the proposals that a detector samples
 
 
 @HOOKS.register_module()
 class ValidationLossHook(Hook):
-    """Adds ``val/loss`` and its terms to the metrics of each validation.
+    """Add ``val/loss`` and its terms to the metrics of each validation.
 
-    There the log, the records and ``CheckpointHook(save_best='val/loss', rule='less')`` find it.
+    The log, the records and ``CheckpointHook(save_best='val/loss', rule='less')`` use them.
     """
 
     # Before the hooks that log metrics.
@@ -45,43 +44,49 @@ class ValidationLossHook(Hook):
         self.dataloader: DataLoader | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Build the data loader, so that missing annotations are said now."""
+        """Build the data loader, so that missing annotations are an error now and not later."""
         self._build_dataloader(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Forget the last values, of which mmengine would log a mean with the new ones."""
+        """Drop the values of the last validation: mmengine would average them with the new."""
         self._build_dataloader(runner)
         log_scalars = runner.message_hub.log_scalars
         for name in [name for name in log_scalars if name.startswith(f'val/{PREFIX}')]:
             del log_scalars[name]
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Compute the losses and add them to ``metrics``."""
-        losses = mean_losses(runner.model, self.dataloader)
+        """Compute the losses and add them to ``metrics``, in place."""
+        assert metrics is not None  # mmengine's validation loops always pass them
+        losses = mean_losses(runner.model, self._build_dataloader(runner))
         metrics.update({f'{PREFIX}{name}': loss for name, loss in losses.items()})
         for hook in runner.hooks:
             if isinstance(hook, IterTimerHook):
-                # Or the next training iteration would seem to have waited for data all this time.
+                # Otherwise this time counts as data loading time of the next training iteration.
                 hook.t = time.time()
 
-    def _build_dataloader(self, runner: Runner) -> None:
-        if self.dataloader is not None:
-            return
-        dataset = annotated_dataset(runner.cfg)
-        # Between two validations its workers would wait for long.
-        settings = dict(runner.cfg.val_dataloader, dataset=dataset, persistent_workers=False)
-        # Without a seed, its sampler would draw one from the training's random numbers.
-        self.dataloader = runner.build_dataloader(settings, seed=SEED)
+    def _build_dataloader(self, runner: Runner) -> DataLoader:
+        if self.dataloader is None:
+            dataset = annotated_dataset(runner.cfg)
+            # Persistent workers would stay idle from one validation to the next.
+            settings = dict(runner.cfg.val_dataloader, dataset=dataset, persistent_workers=False)
+            # Without a seed, its sampler would draw one from the training's random numbers.
+            self.dataloader = runner.build_dataloader(settings, seed=SEED)
+        return self.dataloader
 
 
 @torch.no_grad()
 def mean_losses(model: nn.Module, dataloader: Iterable[dict]) -> dict[str, float]:
-    """The model's loss and its terms, each a mean over the samples of all processes.
+    """Return the model's loss and its terms, each averaged over the samples of all processes.
+
+    A batch is weighted by its number of samples. Random choices within a loss are the same for
+    every call.
 
     Args:
-        model: A detector or segmentor, or a wrapper of one; it is left as it was.
-        dataloader: Batches with annotations. A batch counts by its number of samples, and what
-            the loss draws at random for it is the same every time.
+        model: A detector or segmentor, or a distributed wrapper of one; it is left unchanged.
+        dataloader: Batches with annotations.
+
+    Returns:
+        The means by name, ``loss`` included.
 
     Raises:
         ValueError: The samples lack annotations that the loss needs.
@@ -92,7 +97,7 @@ def mean_losses(model: nn.Module, dataloader: Iterable[dict]) -> dict[str, float
     with undisturbed(module):
         for batch in dataloader:
             set_random_seed(SEED)
-            # As in training, which pads labels along with images.
+            # In training mode, because only that pads labels along with images.
             data = module.data_preprocessor(batch, training=True)
             try:
                 losses = model(**data, mode='loss')
@@ -101,7 +106,8 @@ def mean_losses(model: nn.Module, dataloader: Iterable[dict]) -> dict[str, float
                     raise
                 raise ValueError(
                     f'expected samples with the annotations that the loss needs, got one without '
-                    f'{error.name.lstrip("_")}; load in val_dataloader what train_dataloader loads'
+                    f'{str(error.name).lstrip("_")}; load in val_dataloader what train_dataloader '
+                    'loads'
                 ) from error
             size = len(data['data_samples'])
             samples += size
@@ -115,11 +121,11 @@ def mean_losses(model: nn.Module, dataloader: Iterable[dict]) -> dict[str, float
 
 @contextmanager
 def undisturbed(model: BaseModel) -> Iterator[None]:
-    """Evaluation mode that leaves no trace in the training which goes on.
+    """Put ``model`` in evaluation mode within a block, without any effect on later training.
 
     Norms, dropout and stochastic depth are in evaluation mode, and the preprocessor does not
-    augment. Afterwards the modes, the states of the random generators and the buffers, in which
-    some losses keep statistics, are what they were.
+    augment. Afterwards the modes, the states of the random generators and the buffers (in which
+    some losses keep statistics) are restored.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -262,8 +262,8 @@ def test_two_processes_agree_on_the_mean(tmp_path, run_python):
 
             import torch
             from mmengine.model import BaseModel, MMDistributedDataParallel
-            from convnext_backbones.launch import leave_process_group
-            from convnext_backbones.validation_loss import mean_losses
+            from convnext_backbones.engine.processes import leave_process_group
+            from convnext_backbones.training.validation_loss import mean_losses
 
             class Model(BaseModel):
                 def __init__(self):

@@ -1,15 +1,11 @@
 """The comparison with upstream's training compares what it says, and it passes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from dev import compare_training
 from dev.compare_training import PAIRS, Choice, Comparison
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize('name', PAIRS)

@@ -21,14 +21,14 @@ from support.miniatures import leave_configs_unformatted, make_data, miniature
 from torch import nn
 from torch.utils.data import DataLoader
 
-from convnext_backbones.engine.batch_files import NotFiniteError, file_names, listed
+from convnext_backbones.engine.batch_files import NotFiniteError
 from convnext_backbones.engine.hardware import CPUDistributedDataParallel
 from convnext_backbones.io.checkpoint import read_checkpoint
 from convnext_backbones.training import finite_numbers
 from convnext_backbones.training.finite_numbers import FiniteNumbersHook
 from tools import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 NAN, INF = math.nan, math.inf
 LIMIT = 240  # seconds for one command
@@ -157,7 +157,7 @@ def test_skipped_steps_leave_no_trace_and_are_counted(batches, tmp_path):
     text = log(tmp_path)
     assert f'Skipped the step of iteration {2 * batches} (epoch 1): the loss is not fin' in text
     assert 'Skipped 1 so far, 1 in a row of at most 1.' in text
-    assert 'Steps not taken: 1 as losses or gradients were not finite, 0 as' in text
+    assert 'Steps not taken: 1 because losses or gradients were not finite, 0 be' in text
 
 
 def test_too_many_skips_in_a_row_stop(tmp_path):
@@ -217,7 +217,7 @@ def test_an_overflow_is_left_to_the_scaler(amp, tmp_path):
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     text = log(tmp_path)
     assert 'iteration 2 (epoch 1) overflowed at a loss scale of 512, which is now 256; no' in text
-    assert '0 as losses or gradients were not finite, 2 as gradients overflowed' in text
+    assert '0 because losses or gradients were not finite, 2 because gradients overflowed' in text
 
 
 @pytest.mark.parametrize(
@@ -336,22 +336,6 @@ def test_the_command_stops_or_skips_and_resumes(tmp_path, monkeypatch):
     assert 'Skipped the step of iteration 3' in log(tmp_path / 'stopped')
     weights = read_checkpoint('stopped/iter_4.pth')['state_dict']
     assert all(tensor.isfinite().all() for tensor in weights.values())
-
-
-# --- names ----------------------------------------------------------------------------------
-
-
-def test_files_are_found_in_whatever_holds_the_samples():
-    samples = [sample(i, 0.0)['data_samples'] for i in (0, 1, 0)]
-    assert file_names(dict(inputs=[torch.zeros(3)], data_samples=samples)) == ['0.jpg', '1.jpg']
-    branches = dict(data_samples=dict(labeled=samples[:1], others=[samples[1:2]]))
-    assert file_names(branches) == ['0.jpg', '1.jpg']
-    assert file_names(dict(data_samples=[BaseDataElement()])) == []
-
-
-def test_long_lists_are_cut():
-    assert listed(['a', 'b'], 2) == 'a, b'
-    assert listed(['a', 'b', 'c', 'd'], 2) == 'a, b and 2 more'
 
 
 if __name__ == '__main__':
