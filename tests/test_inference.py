@@ -17,7 +17,7 @@ from convnext_backbones.inference import fast_form, optimize
 from convnext_backbones.inference.backbone import InferenceBlock, InferenceConvNeXt, even_share
 from convnext_backbones.inference.fast_form import bf16_is_fast
 from convnext_backbones.inference.optimize import optimize_for_inference
-from convnext_backbones.models.convnext import Block
+from convnext_backbones.models.block import Block
 
 CALLS = ('_convolution_pointwise', '_reorder_convolution_weight')
 SIZES = [(32, 32), (33, 63), (37, 500), (500, 32), (96, 64)]

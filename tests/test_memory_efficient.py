@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
-from convnext_backbones.models.convnext import Block
+from convnext_backbones.models.block import Block
 
 LAYERS = ('dwconv', 'norm', 'pwconv1', 'act', 'pwconv2')
 

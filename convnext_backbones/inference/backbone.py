@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.convnext import MLP_RATIO, Block, ConvNeXt
+from ..models.block import MLP_RATIO, Block
+from ..models.convnext import ConvNeXt
 from ..models.layers import LayerNorm2d, PatchConv2d, convolve_patches
 from .fast_form import has_fast_form
 

@@ -10,7 +10,7 @@ BLOCKS_PER_LAYER = 3
 
 
 def count_layers(depths: Sequence[int]) -> int:
-    """The layers that the authors count in a backbone: 6 for tiny, 12 for small to xlarge.
+    """Return the number of layers in the authors' count: 6 for tiny, 12 for small to xlarge.
 
     One for each of the first two stages, one per three blocks of the third, one for the fourth.
     The stem is layer 0, output norms and heads are one above the last.
@@ -27,12 +27,12 @@ def count_layers(depths: Sequence[int]) -> int:
 
 
 def layer_id(name: str, num_layers: int, decay_type: str) -> int:
-    """The layer of a parameter of the backbone.
+    """Return the layer of a backbone parameter, from 0 for the stem.
 
     Args:
-        name: Its name in the backbone, such as ``stages.2.4.gamma``.
+        name: Name in the backbone, such as ``stages.2.4.gamma``.
         num_layers: From :func:`count_layers`.
-        decay_type: ``layer_wise`` or ``stage_wise``; the latter has one layer per stage.
+        decay_type: ``layer_wise``, or ``stage_wise`` with one layer per stage.
 
     Raises:
         ValueError: No rule covers the name.

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Properties of the build of torch and of the CPU, asked once: the questions break the graph of
-# torch.compile.
+# Properties of this build of torch and of the CPU. Constants, because the queries break the graph
+# of torch.compile.
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
 ASKS_AUTOCAST_BY_DEVICE = hasattr(torch, 'get_autocast_dtype')  # since torch 2.4
@@ -17,7 +17,7 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis, computed and returned in the dtype of its parameters.
 
     Under autocast the parameters stay fp32 while the input may be fp16 or bf16, so the
-    statistics are taken in fp32 on every device; CUDA's autocast does this by itself, the
+    statistics are computed in fp32 on every device. CUDA's autocast ensures this by itself, the
     CPU's does not.
     """
 
@@ -28,7 +28,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class LayerNorm2d(LayerNorm):
-    """LayerNorm over the channels of an NCHW map, at each position on its own.
+    """LayerNorm over the channels of an NCHW map, separately at each position.
 
     The output has the memory format of the input. In channels_last the NHWC view is already
     contiguous, so nothing is copied.
@@ -46,9 +46,9 @@ class LayerNorm2d(LayerNorm):
 class PointwiseLinear(nn.Linear):
     """A linear layer over the channels of an NHWC map.
 
-    On CPUs with AVX-512 it runs as a 1x1 convolution: oneDNN uses these instructions on every
-    processor, MKL, which computes linear layers, on Intel's alone. With AVX2 MKL is as fast, and
-    faster in training. The parameters are those of ``nn.Linear`` either way.
+    On CPUs with AVX-512 it runs as a 1x1 convolution in oneDNN, which uses these instructions on
+    every processor; MKL, which computes linear layers, uses them on Intel's only. With AVX2, MKL is
+    as fast, and faster in training. The parameters are those of ``nn.Linear`` in both cases.
     """
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -56,7 +56,8 @@ class PointwiseLinear(nn.Linear):
 
         The scale multiplies weight and bias, so that its gradient does not need the output.
         """
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if scale is not None:
             weight, bias = scale[:, None] * weight, scale * bias
         if x.device.type == 'cpu' and HAS_ONEDNN and HAS_AVX512:
@@ -69,10 +70,10 @@ class PointwiseLinear(nn.Linear):
 class PatchConv2d(nn.Conv2d):
     """A convolution over patches that do not overlap: its stride is its kernel size.
 
-    Its parameters are those of ``nn.Conv2d``. In bf16 on a CPU :func:`convolve_patches` computes
-    it: on Intel CPUs with AMX, oneDNN's bf16 convolution whose stride is its kernel size returns
-    garbage, up to 1e37 and NaN, for many numbers of channels, above all where the output is one
-    column wide (torch 2.13.0 and 2.14.1). A linear layer over the patches is right in all cases.
+    The parameters are those of ``nn.Conv2d``. In bf16 on a CPU, :func:`convolve_patches` computes
+    the result: on Intel CPUs with AMX, oneDNN's bf16 convolutions with such strides return garbage,
+    up to 1e37 and NaN, for many numbers of channels, mainly where the output is one column wide
+    (torch 2.13.0 and 2.14.1). A linear layer over the patches is always correct.
 
     Args:
         in_channels: Channels of the input.
@@ -91,17 +92,17 @@ class PatchConv2d(nn.Conv2d):
 
 
 def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The convolution whose stride is its kernel size, as a linear layer over the patches.
+    """Convolve with the kernel size as stride, as a linear layer over patches.
 
     Args:
         x: Of shape (N, C, H, W), at least one patch high and wide. Rows and columns that fill no
-            patch are left out.
+            patch are ignored.
         weight: Of shape (C', C, rows, columns).
         bias: Of shape (C',).
 
     Returns:
-        Of shape (N, C', H // rows, W // columns), in channels_last if ``x`` or ``weight`` is, as
-        ``F.conv2d`` returns it.
+        A map of shape (N, C', H // rows, W // columns), in channels_last if ``x`` or ``weight``
+        is, like the result of ``F.conv2d``.
     """
     rows, columns = weight.shape[2:]
     height, width = x.shape[2] // rows, x.shape[3] // columns
@@ -117,15 +118,17 @@ def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def _is_bf16_on_cpu(x: Tensor) -> bool:
-    """Whether a layer computes ``x`` in bf16 on a CPU, by its own type or by that of autocast."""
+    """Whether a layer computes ``x`` in bf16 on a CPU: by its own type, or under autocast."""
     if x.device.type != 'cpu':
         return False
-    autocast_type = None if x.dtype == torch.float64 else _cpu_autocast_type()  # fp64 stays
+    autocast_type = (
+        None if x.dtype == torch.float64 else _cpu_autocast_type()
+    )  # autocast leaves fp64 alone
     return (autocast_type or x.dtype) == torch.bfloat16
 
 
 def _cpu_autocast_type() -> torch.dtype | None:
-    """The type that autocast computes in on a CPU; None where it is off."""
+    """Return the compute type of autocast on a CPU, or None where it is off."""
     if ASKS_AUTOCAST_BY_DEVICE:
         return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
     return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
@@ -136,7 +139,8 @@ class DropPath(nn.Module):
 
     Args:
         rate: Probability of dropping, in [0, 1). Kept samples are scaled by ``1 / (1 - rate)``,
-            so that the expectation is that of evaluation, where nothing is dropped.
+            so that the expected value equals the output in evaluation mode, where nothing is
+            dropped.
     """
 
     def __init__(self, rate: float) -> None:
@@ -152,5 +156,5 @@ class DropPath(nn.Module):
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
-        """The rate, for ``print(model)``."""
+        """Return the rate, for ``print(model)``."""
         return f'rate={self.rate:.4f}'

@@ -1,4 +1,4 @@
-"""The sizes of ConvNeXt: the one table that every size, channel count and depth derives from."""
+"""The sizes of ConvNeXt: the only table of depths and channels."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ VARIANTS: dict[str, Variant] = {
     'large': Variant((3, 3, 27, 3), (192, 384, 768, 1536)),
     'xlarge': Variant((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
-# Far beyond any network in use: more is a mistake, and would fill the memory.
+# Far beyond any network in use: larger values are mistakes, and would exhaust the memory.
 MAX_STAGES, MAX_DEPTH, MAX_DIM = 16, 1_000, 20_000
-# What the authors' class builds when it is given no sizes.
+# The authors' default.
 DEFAULT_VARIANT = 'tiny'
 
 
@@ -46,12 +46,12 @@ def resolve_variant(
     depths: Sequence[int] | None = None,
     dims: Sequence[int] | None = None,
 ) -> Variant:
-    """Turn the ways to name a size into one :class:`Variant`.
+    """Return the :class:`Variant` that the arguments describe.
 
     Args:
         arch: A name of :data:`VARIANTS`, or a dict with exactly the keys ``depths`` and ``dims``.
-        depths: The authors' keyword, instead of ``arch``; tiny's where only ``dims`` is given.
-        dims: The authors' keyword, instead of ``arch``; tiny's where only ``depths`` is given.
+        depths: The authors' keyword, instead of ``arch``; defaults to those of tiny.
+        dims: The authors' keyword, instead of ``arch``; defaults to those of tiny.
 
     Raises:
         TypeError: ``arch`` is neither a name nor a dict, or the sizes are not sequences of ints.
@@ -101,7 +101,7 @@ def _named_variant(name: str) -> Variant:
 
 
 def _sizes(name: str, values: Sequence[int], maximum: int) -> tuple[int, ...]:
-    """A non-empty tuple of positive ints; numpy integers become plain ones."""
+    """Return a non-empty tuple of positive ints; numpy integers become Python's."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(
             f'expected {name} to be a list or tuple of integers, one per stage, got {values!r} '

@@ -1,0 +1,150 @@
+"""The trunk that backbone and classifier share: stem, downsampling layers and stages."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .arguments import check_init_cfg, check_integer, check_real
+from .block import NORM_EPS, Block
+from .layers import LayerNorm2d, PatchConv2d
+from .variants import MAX_DIM, resolve_variant
+
+INIT_STD = 0.02
+STEM_STRIDE = 4
+DOWNSAMPLE_STRIDE = 2
+# Input types that autocast converts; it leaves others unchanged.
+AUTOCAST_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Trunk(BaseModule):
+    """Base class of backbone and classifier.
+
+    Args:
+        arch: A name or a dict with ``depths`` and ``dims``; see :func:`resolve_variant`.
+        depths: Blocks per stage, instead of ``arch``.
+        dims: Channels per stage, instead of ``arch``.
+        in_chans: Channels of the input.
+        drop_path_rate: Stochastic depth rate of the last block of the network, in [0, 1).
+        layer_scale_init_value: Initial value of ``gamma``; none at 0 or below.
+        num_stages: Build only so many stages. Stochastic depth is still spread over all of the
+            variant's, so that the built stages equal those of the whole network.
+        memory_efficient: See :class:`Block`.
+        init_cfg: mmengine's initialization config.
+    """
+
+    def __init__(
+        self,
+        *,
+        arch: str | Mapping | None,
+        depths: Sequence[int] | None,
+        dims: Sequence[int] | None,
+        in_chans: int,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        num_stages: int | None = None,
+        memory_efficient: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        check_init_cfg(init_cfg)
+        super().__init__(init_cfg=init_cfg)
+        check_integer('in_chans', in_chans, minimum=1, maximum=MAX_DIM)
+        _check_drop_path_rate(drop_path_rate)
+        check_real('layer_scale_init_value', layer_scale_init_value)
+        self.variant = resolve_variant(arch, depths, dims)
+        self.in_chans = in_chans
+        if num_stages is None:
+            num_stages = len(self.variant.depths)
+        widths = (in_chans, *self.variant.dims)
+        self.downsample_layers = nn.ModuleList(
+            _stem(*widths[:2]) if i == 0 else _downsampling(*widths[i : i + 2])
+            for i in range(num_stages)
+        )
+        # Linear from 0 for the first block of the network to the full rate for its last. Plain
+        # Python arithmetic: tensors would break construction on the meta device.
+        rate = float(drop_path_rate)  # fractions neither multiply tensors nor print as numbers
+        last_block = max(sum(self.variant.depths) - 1, 1)
+        rates = (rate * i / last_block for i in itertools.count())
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    Block(dim, next(rates), layer_scale_init_value, memory_efficient)
+                    for _ in range(depth)
+                )
+            )
+            for depth, dim in zip(self.variant.depths[:num_stages], self.variant.dims, strict=False)
+        )
+        self.apply(init_module)
+
+    def _blocks(self) -> Iterator[Block]:
+        """Iterate over the blocks of all stages."""
+        return (module for module in self.stages.modules() if isinstance(module, Block))
+
+    def _check_input(self, x: Tensor) -> None:
+        """Raise TypeError or ValueError unless ``x`` fits the network."""
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f'expected a tensor of shape (N, {self.in_chans}, H, W), got {type(x).__name__}'
+            )
+        dtype = self._input_type()
+        if x.dtype != dtype and not (x.dtype in AUTOCAST_TYPES and _autocasts(x)):
+            raise TypeError(
+                f'expected an input of {dtype}, the type of the parameters, got {x.dtype}; convert '
+                f'it with x.to({dtype})'
+            )
+        if x.dim() != 4:
+            raise ValueError(
+                f'expected an input of shape (N, {self.in_chans}, H, W), got {x.dim()} dimensions: '
+                f'{tuple(x.shape)}; add the batch dimension with x[None] if it is missing'
+            )
+        if x.shape[1] != self.in_chans:
+            raise ValueError(
+                f'expected an input of {self.in_chans} channels, shape (N, {self.in_chans}, H, W), '
+                f'got {tuple(x.shape)}; set in_chans={x.shape[1]}, or check the channel order'
+            )
+        stride = STEM_STRIDE * DOWNSAMPLE_STRIDE ** (len(self.stages) - 1)
+        if x.shape[2] < stride or x.shape[3] < stride:
+            raise ValueError(
+                f'expected an input of at least {stride} x {stride} pixels, the stride of the '
+                f'last stage, got {x.shape[2]} x {x.shape[3]}; resize or pad it'
+            )
+
+    def _input_type(self) -> torch.dtype:
+        convolution = cast(nn.Sequential, self.downsample_layers[0])[0]
+        return cast(nn.Conv2d, convolution).weight.dtype
+
+
+def _check_drop_path_rate(rate: float) -> None:
+    check_real('drop_path_rate', rate)
+    if not 0 <= float(rate) < 1:
+        raise ValueError(
+            f'expected drop_path_rate in [0, 1), got {float(rate)}; the paper uses 0.3 to 0.8 for '
+            'detection and segmentation'
+        )
+
+
+def _stem(in_chans: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(PatchConv2d(in_chans, dim, STEM_STRIDE), LayerNorm2d(dim, eps=NORM_EPS))
+
+
+def _downsampling(in_dim: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        LayerNorm2d(in_dim, eps=NORM_EPS), PatchConv2d(in_dim, dim, DOWNSAMPLE_STRIDE)
+    )
+
+
+def _autocasts(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def init_module(module: nn.Module) -> None:
+    """Initialize as the authors do: normal of std 0.02, truncated at +-2; biases zero."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
