@@ -30,8 +30,12 @@ def bounded(name: str, least: str = '') -> str:
     return f'{name}{least}<{major}.{minor + 1}'
 
 
-# The backbone alone, beside its peers, is also compared and measured with torch 2.14.1.
-CORE = ['torch>=2.0,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors')]
+# Their own releases seldom break what we use, and mmengine asks for most of them too: no upper
+# bound. OpenCV is left to mmengine, as its forks name different distributions.
+STABLE = ['filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
+# The tests of the backbone, checkpoints and inference ran with torch 2.6.0, the rest with the tested
+# version; beside its peers the backbone is also compared and measured with torch 2.14.1.
+CORE = ['torch>=2.6,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors'), *STABLE]
 DET = [bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 # mmsegmentation imports ftfy and regex without declaring them.
 SEG = [bounded('mmsegmentation', '>=1.2,'), bounded('ftfy'), bounded('regex')]
@@ -42,7 +46,7 @@ ALL = [*DET, *SEG, bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
-DEV = [*ALL, *FAST, *map(bounded, TESTS), *map(bounded, LINT), bounded('rich')]
+DEV = [*ALL, *FAST, *map(bounded, TESTS), *map(bounded, LINT)]
 
 
 NOT_SHIPPED = shutil.ignore_patterns('__*')
@@ -80,5 +84,6 @@ setup(
     packages=find_packages(include=['convnext_backbones*']),
     package_data={'convnext_backbones': ['tested_versions*.txt']},
     install_requires=CORE,
+    entry_points={'console_scripts': ['convnext-doctor = convnext_backbones.doctor:main']},
     extras_require={'det': DET, 'seg': SEG, 'fast': FAST, 'all': ALL, 'dev': DEV},
 )
