@@ -1,125 +1,15 @@
 """The doctor, on simulated environments: real interpreters whose site-packages hold fakes."""
 
-import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-import textwrap
 import time
-import venv
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from support.fake_environment import DOCTOR, HEALTHY, PACKAGE, REFUSAL, TESTED, TORCH, Simulation
 
-from convnext_backbones import doctor
-
-DOCTOR = Path(doctor.__file__)
-TESTED = doctor.read_table(doctor.TABLE.read_text())
-
-TORCH = """
-class _Parallel:
-    is_available = is_gloo_available = staticmethod(lambda: True)
-    is_nccl_available = staticmethod(lambda: False)
-class cuda:
-    is_available = staticmethod(lambda: False)
-distributed = _Parallel
-def from_numpy(array): return array
-"""
-OPS = "def get_compiling_cuda_version(): return 'not available'\n"
-# They import each other as the real ones do, so that one problem makes many of them fail.
-HEALTHY = {
-    'torch': {'torch.py': TORCH},
-    'numpy': {'numpy.py': 'def zeros(size): return [0.0] * size\n'},
-    'setuptools': {'setuptools.py': '', 'pkg_resources.py': ''},
-    'opencv-python': {'cv2.py': ''},
-    'mmengine': {
-        'mmengine/__init__.py': '',
-        'mmengine/runner.py': 'import cv2, numpy, torch',
-        'mmengine/utils.py': 'def is_installed(name): import pkg_resources',
-    },
-    'mmcv': {
-        'mmcv/__init__.py': 'import cv2, mmengine, numpy',
-        'mmcv/ops.py': f'import torch\n{OPS}',
-    },
-    'mmdet': {
-        'mmdet/__init__.py': 'import mmcv, mmengine',
-        'mmdet/apis.py': 'import mmcv.ops, mmengine.runner, pycocotools.mask',
-        'mmdet/models.py': '',
-    },
-    'mmsegmentation': {
-        'mmseg/__init__.py': 'import mmcv, mmengine',
-        'mmseg/apis.py': 'import ftfy, mmcv.ops, mmengine.runner, regex',
-        'mmseg/models.py': '',
-    },
-    'pycocotools': {'pycocotools/__init__.py': '', 'pycocotools/mask.py': ''},
-    'ftfy': {'ftfy.py': ''},
-    'regex': {'regex.py': ''},
-}
-# What mmdet 3.3 and mmsegmentation 1.2 assert.
-REFUSAL = """
-version = '{version}'
-assert version < '2.2', (f'MMCV=={{version}} is used but incompatible. '
-                         'Please install mmcv>=2.0.0rc4, <2.2.0.')
-"""
-
-
-class Simulation:
-    """An interpreter with fake distributions, and the real command line of the doctor in it."""
-
-    def __init__(self, root: Path) -> None:
-        venv.EnvBuilder(with_pip=False, symlinks=True).create(root / 'venv')
-        self.python = root / 'venv' / 'bin' / 'python'
-        self.site = next(root.glob('venv/lib/python*/site-packages'))
-        self.programs = root / 'programs'
-        self.programs.mkdir()
-
-    def install(self, name: str, version: str, files: dict[str, str], metadata: str = '') -> None:
-        """Writes a fake distribution, over whatever has files of the same name."""
-        for path, source in files.items():
-            target = self.site / path
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(textwrap.dedent(source))
-        info = self.site / f'{name.replace("-", "_")}-{version}.dist-info'
-        info.mkdir()
-        header = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
-        (info / 'METADATA').write_text(header + metadata)
-        modules = dict.fromkeys(Path(path).parts[0].removesuffix('.py') for path in files)
-        (info / 'top_level.txt').write_text('\n'.join(modules))
-
-    def install_healthy(self) -> None:
-        for name, files in HEALTHY.items():
-            self.install(name, TESTED[name], files)
-
-    def uninstall(self, name: str) -> None:
-        info = next(self.site.glob(f'{name.replace("-", "_")}-*.dist-info'))
-        for module in (info / 'top_level.txt').read_text().split():
-            (self.site / f'{module}.py').unlink(missing_ok=True)
-            shutil.rmtree(self.site / module, ignore_errors=True)
-        shutil.rmtree(info)
-
-    def replace(self, name: str, version: str, files: dict[str, str], as_name: str = '') -> None:
-        """Another version of a distribution, or another distribution in its place."""
-        self.uninstall(name)
-        self.install(as_name or name, version, {**HEALTHY[name], **files})
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [self.python, *(arguments or [str(DOCTOR)])],
-            env={'PATH': str(self.programs)},
-            cwd=self.site.parent,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def report(self) -> dict:
-        run = self.run(str(DOCTOR), '--json')
-        report = json.loads(run.stdout)
-        assert (run.returncode, run.stderr) == (0 if report['ok'] else 1, '')
-        return report
+from convnext_backbones._doctor_environment import COMPONENTS, run_probes
+from convnext_backbones.io import tested_versions
 
 
 @pytest.fixture
@@ -149,20 +39,22 @@ def test_a_healthy_environment_can_train(healthy):
         assert any(line.startswith(name) for line in table), name
 
 
-@pytest.mark.parametrize('command', [[str(DOCTOR)], ['-m', 'convnext_backbones.doctor']])
-def test_it_runs_with_nothing_installed(bare, command):
+@pytest.mark.parametrize('installed', [True, False], ids=['installed', 'checkout'])
+def test_it_runs_with_nothing_installed(bare, installed):
     package = bare.site / 'convnext_backbones'
-    package.symlink_to(DOCTOR.parent)
-    run = bare.run(*command)
+    shutil.rmtree(package)
+    parent = bare.site if installed else bare.site.parent  # the current directory
+    (parent / package.name).symlink_to(PACKAGE)
+    run = bare.run(*DOCTOR)
     assert run.returncode == 1
     assert run.stderr == ''
-    for component in doctor.COMPONENTS:
+    for component in COMPONENTS:
         if component.name != 'mmcv ops':
             assert f'{component.name} is not installed: ' in run.stdout
             assert f'{component.distribution}=={TESTED[component.distribution]}' in run.stdout
 
 
-def test_another_version_is_a_note_and_no_fault(healthy):
+def test_another_version_is_a_note_and_no_problem(healthy):
     healthy.replace('ftfy', '6.0', {})
     report = healthy.report()
     assert report['ok']
@@ -174,7 +66,7 @@ BUILD_MMCV = (
     f'mmcv=={TESTED["mmcv"]}'
 )
 # Name of the case: (what breaks a healthy environment, component, sentence, end of the command).
-FAULTS = {
+PROBLEMS = {
     'mmcv without ops': (
         lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/ops.py': 'import mmcv._ext'}),
         'mmcv ops',
@@ -207,7 +99,7 @@ FAULTS = {
     'an op that crashes the interpreter': (
         lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/ops.py': 'import os; os.abort()'}),
         'mmcv ops',
-        r'ops of mmcv 2.1.0 do not load: Crash: the interpreter died of SIGABRT',
+        r'ops of mmcv 2.1.0 do not load: Crash: SIGABRT killed the interpreter',
         BUILD_MMCV,
     ),
     'mmcv 2.2 with mmdet 3.3': (
@@ -323,12 +215,12 @@ FAULTS = {
         r"mmdet 3.3.0 cannot be imported because 'shapely', which it needs, is missing",
         f'install mmdet=={TESTED["mmdet"]}',
     ),
-    'mmengine dies at its import': (
+    'mmengine fails at its import': (
         lambda sim: sim.replace(
             'mmengine', '0.10.7', {'mmengine/runner.py': "raise RuntimeError('first\\nlast line')"}
         ),
         'mmengine',
-        r'mmengine 0.10.7 is installed, but its import dies: last line$',
+        r'mmengine 0.10.7 is installed, but importing it fails: last line$',
         f'install --force-reinstall --no-deps mmengine=={TESTED["mmengine"]}',
     ),
     'torch is broken': (
@@ -336,15 +228,15 @@ FAULTS = {
             'torch', '2.13.0', {'torch.py': "raise OSError('libtorch_cpu.so: bad ELF')"}
         ),
         'torch',
-        r'torch 2.13.0 is installed, but its import dies: OSError: libtorch_cpu.so: bad ELF$',
+        r'torch 2.13.0 is installed, but importing it fails: OSError: libtorch_cpu.so: bad ELF$',
         f'install --force-reinstall --no-deps torch=={TESTED["torch"]}',
     ),
 }
 
 
-@pytest.mark.parametrize('case', FAULTS)
-def test_fault(healthy, case):
-    spoil, component, sentence, command = FAULTS[case]
+@pytest.mark.parametrize('case', PROBLEMS)
+def test_problem(healthy, case):
+    spoil, component, sentence, command = PROBLEMS[case]
     spoil(healthy)
     (problem,) = healthy.report()['problems']
     assert problem['component'] == component
@@ -360,7 +252,7 @@ def test_what_is_missing_is_named_alone(healthy, distribution):
     """Whatever fails for want of it is not reported beside it."""
     healthy.uninstall(distribution)
     (problem,) = healthy.report()['problems']
-    name = next(c.name for c in doctor.COMPONENTS if c.distribution == distribution)
+    name = next(c.name for c in COMPONENTS if c.distribution == distribution)
     assert problem['sentence'].startswith(f'{name} is not installed: ')
     assert f'{distribution}=={TESTED[distribution]}' in problem['command']
 
@@ -376,12 +268,12 @@ def test_the_report_for_people_shows_sentence_and_command(healthy):
 
 # --- forks of the stack ---------------------------------------------------------------------
 
-ONEDL = doctor.read_table(doctor.stack_table('onedl'))
+ONEDL = tested_versions.read_table(tested_versions.stack_table('onedl'))
 
 
 @pytest.fixture
 def onedl(healthy):
-    for name, own in doctor.read_stacks()['onedl'].items():
+    for name, own in tested_versions.read_stacks()['onedl'].items():
         if name in HEALTHY:
             healthy.replace(name, ONEDL[own], {}, as_name=own)
     (healthy.site / 'mmengine/utils.py').write_text('def is_installed(name): ...')
@@ -406,7 +298,7 @@ def test_a_fork_that_does_without_pkg_resources_may(onedl):
     assert onedl.report()['ok']
 
 
-FORK_FAULTS = {
+FORK_PROBLEMS = {
     'mmengine of OpenMMLab': (
         lambda sim: (
             sim.uninstall('onedl-mmengine'),
@@ -435,9 +327,9 @@ FORK_FAULTS = {
 }
 
 
-@pytest.mark.parametrize('case', FORK_FAULTS)
-def test_fault_of_a_fork(onedl, case):
-    spoil, sentence, command = FORK_FAULTS[case]
+@pytest.mark.parametrize('case', FORK_PROBLEMS)
+def test_problem_of_a_fork(onedl, case):
+    spoil, sentence, command = FORK_PROBLEMS[case]
     spoil(onedl)
     (problem,) = onedl.report()['problems']
     assert re.search(sentence, problem['sentence'])
@@ -481,7 +373,7 @@ def test_a_folder_in_the_current_directory_is_no_installation(healthy):
         target = healthy.site.parent / path
         target.parent.mkdir(exist_ok=True)
         target.write_text(source)
-    assert verdicts(healthy.report())['mmdet'] == 'FAULT'
+    assert verdicts(healthy.report())['mmdet'] == 'PROBLEM'
 
 
 def test_what_imports_print_does_not_mix_with_the_report(healthy):
@@ -491,64 +383,10 @@ def test_what_imports_print_does_not_mix_with_the_report(healthy):
 
 def test_a_probe_that_hangs_is_reported_and_the_rest_goes_on():
     start = time.monotonic()
-    outcomes = doctor.run_probes(
+    outcomes = run_probes(
         {'good': 'facts["x"] = 1', 'hangs': 'import time; time.sleep(60)', 'last': ''}, seconds=1
     )
     assert time.monotonic() - start < 20
     assert outcomes['good'].facts == {'x': 1}
-    assert outcomes['hangs'].error == 'Crash: no end after 1 seconds'
+    assert outcomes['hangs'].error == 'Crash: still running after 1 seconds'
     assert outcomes['last'].error == ''
-
-
-# --- the pure part --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def environment():
-    modules = {component.distribution: component.module for component in doctor.COMPONENTS}
-    probes = {component.name: doctor.Probe() for component in doctor.COMPONENTS}
-    probes['torch'] = doctor.Probe(facts={'nccl': False, 'gloo': True})
-    return doctor.Environment(
-        executable=sys.executable,
-        python='3.11.7',
-        distributions=dict(TESTED),
-        providers={module: (name,) for name, module in modules.items()},
-        probes=probes,
-        tested=TESTED,
-        accepted={'python': '>=3.10'},
-    )
-
-
-def test_cpu_ops_under_a_gpu_are_a_fault(environment):
-    assert doctor.diagnose(environment) == []
-    probes = {
-        **environment.probes,
-        'torch': doctor.Probe(facts={'cuda': '12.8', 'nccl': True, 'gloo': True}),
-        'mmcv ops': doctor.Probe(facts={'cuda': 'not available'}),
-    }
-    (problem,) = doctor.diagnose(replace(environment, probes=probes))
-    assert problem.component == 'mmcv ops'
-    assert 'without CUDA' in problem.sentence
-    probes['mmcv ops'] = doctor.Probe(facts={'cuda': '12.8'})
-    assert doctor.diagnose(replace(environment, probes=probes)) == []
-
-
-def test_an_old_python_is_a_fault(environment):
-    (problem,) = doctor.diagnose(replace(environment, python='3.9.18'))
-    assert 'Python 3.9.18 is not supported' in problem.sentence
-    assert problem.command == f'python{TESTED["python"]} -m venv .venv'
-    # Known without the package's metadata too.
-    assert doctor._accepted()['python'] == doctor.PYTHON
-
-
-def test_an_executable_with_a_space_is_quoted(environment):
-    probes = {**environment.probes, 'ftfy': doctor.Probe('ModuleNotFoundError: x')}
-    providers = {k: v for k, v in environment.providers.items() if k != 'ftfy'}
-    env = replace(environment, executable='/my env/python', probes=probes, providers=providers)
-    (problem,) = doctor.diagnose(env)
-    assert shlex.split(problem.command)[:3] == ['/my env/python', '-m', 'pip']
-
-
-def test_the_table_names_every_component():
-    assert {component.distribution for component in doctor.COMPONENTS} < set(TESTED)
-    assert all(set(c.needs) < {c.name for c in doctor.COMPONENTS} for c in doctor.COMPONENTS)

@@ -10,6 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 TABLE = Path(__file__).resolve().parents[1] / 'tested_versions.txt'
+# As declared in setup.py, for interpreters in which the package itself is not installed.
+PYTHON = '>=3.10'
 # OpenMMLab's stack, and its forks. The table of a fork lists only the differences.
 OPENMMLAB = 'openmmlab'
 FORKS = {'onedl': TABLE.with_name('tested_versions_onedl.txt')}
