@@ -141,6 +141,16 @@ def test_another_backbone_is_an_error():
         groups(nn.Conv2d(3, 8, 1), decay_rate=0.9)
 
 
+def test_a_subclass_of_the_backbone_will_do():
+    class Other(ConvNeXt):
+        pass
+
+    with torch.device('meta'):
+        found = groups(Model(Other('atto')), decay_rate=0.9)
+    expected = groups(model('atto'), decay_rate=0.9)
+    assert [group['param_names'] for group in found] == [group['param_names'] for group in expected]
+
+
 def test_other_numbers_of_stages_are_an_error():
     module = model(dict(depths=[1, 1, 1], dims=[8, 8, 8]), out_indices=2)
     with pytest.raises(ValueError, match=r'four stages .* got depths \(1, 1, 1\)'):
