@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from convnext_backbones.models.convnext import Block
+from convnext_backbones.models.block import Block
 
 
 @HOOKS.register_module()
