@@ -10,7 +10,6 @@ from torch import Tensor, nn
 # of torch.compile.
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
-ASKS_AUTOCAST_BY_DEVICE = hasattr(torch, 'get_autocast_dtype')  # since torch 2.4
 
 
 class LayerNorm(nn.LayerNorm):
@@ -105,12 +104,10 @@ def convolve_patches(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         is, like the result of ``F.conv2d``.
     """
     rows, columns = weight.shape[2:]
-    height, width = x.shape[2] // rows, x.shape[3] // columns
     channels_last = 1 in (x.stride(1), weight.stride(1))
-    x = x[:, :, : height * rows, : width * columns]
-    x = x.unflatten(3, (width, columns)).unflatten(2, (height, rows))
-    # (N, C, H', rows, W', columns) -> (N, H', W', rows, columns, C)
-    x = x.permute(0, 2, 4, 3, 5, 1)
+    # Where rows and columns are left over, too, it compiles to the same graph.
+    x = x.unfold(2, rows, rows).unfold(3, columns, columns)  # (N, C, H', W', rows, columns)
+    x = x.permute(0, 2, 3, 4, 5, 1)  # (N, H', W', rows, columns, C)
     weight = weight.permute(0, 2, 3, 1)  # (C', C, rows, columns) -> (C', rows, columns, C)
     x = F.linear(x.flatten(3), weight.flatten(1), bias)
     x = x.permute(0, 3, 1, 2)  # (N, H', W', C') -> (N, C', H', W')
@@ -121,17 +118,9 @@ def _is_bf16_on_cpu(x: Tensor) -> bool:
     """Whether a layer computes ``x`` in bf16 on a CPU: by its own type, or under autocast."""
     if x.device.type != 'cpu':
         return False
-    autocast_type = (
-        None if x.dtype == torch.float64 else _cpu_autocast_type()
-    )  # autocast leaves fp64 alone
-    return (autocast_type or x.dtype) == torch.bfloat16
-
-
-def _cpu_autocast_type() -> torch.dtype | None:
-    """Return the compute type of autocast on a CPU, or None where it is off."""
-    if ASKS_AUTOCAST_BY_DEVICE:
-        return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None
-    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    if torch.is_autocast_enabled('cpu') and x.dtype != torch.float64:  # autocast leaves fp64 alone
+        return torch.get_autocast_dtype('cpu') == torch.bfloat16
+    return x.dtype == torch.bfloat16
 
 
 class DropPath(nn.Module):
