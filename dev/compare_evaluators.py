@@ -1,9 +1,9 @@
 """Compare pycocotools with faster-coco-eval on generated detections: numbers and times.
 
-Prints the twelve COCO numbers of boxes and of masks as each computes them, and how long each took:
-the medians of several rounds, in which they take turns.
-The detections are what a trained detector leaves: found objects with inexact outlines, doubles,
-confused classes, false alarms and ties between scores, around objects of every size and crowds.
+Prints the twelve COCO numbers of boxes and of masks as each evaluator computes them, and the median
+time of each over several rounds, in which they take turns. The detections resemble those of a
+trained detector: found objects with inexact outlines, duplicates, confused classes, false alarms
+and ties between scores, with objects of every size and crowds.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ CROWDS = 0.01  # of the objects
 FOUND = 0.85  # of the objects
 DOUBLES = 1.6  # further detections of a found object
 FALSE_ALARMS = 16  # per image
-CROWDED = 100  # one image in so many has more objects of a class than the 100 that AP counts
+CROWDED = 100  # one in this many images has more objects of a class than the 100 that AP counts
 OBJECTS_IF_CROWDED = 110
 MAX_DETS = [100, 300, 1000]  # as in mmdet's CocoMetric
-NAMES = (
-    *('AP', 'AP50', 'AP75', 'AP small', 'AP medium', 'AP large'),
-    *('AR@100', 'AR@300', 'AR@1000', 'AR small', 'AR medium', 'AR large'),
-)
+NAMES = ['AP', 'AP50', 'AP75', 'AP small', 'AP medium', 'AP large']
+NAMES += ['AR@100', 'AR@300', 'AR@1000', 'AR small', 'AR medium', 'AR large']
 
 
 class DetectionMaker:
-    """Generates ground truth and detections in COCO's format.
+    """Generator of ground truth and detections in COCO's format.
 
     Args:
-        images: How many images.
-        seed: The same seed gives the same detections.
+        images: Number of images.
+        seed: Seed of the random numbers.
+
+    Attributes:
+        ground_truth: The content of an annotation file.
+        detections: The content of a result file.
     """
 
     def __init__(self, images: int, seed: int = 0) -> None:
@@ -92,7 +94,7 @@ class DetectionMaker:
         return int(self.rng.choice(CLASSES, p=self.frequency)) + 1
 
     def _outline(self, shape: tuple[int, int]) -> np.ndarray:
-        """A dented ellipse somewhere in the image: (points, 2), x and y in pixels."""
+        """Return a dented ellipse in the image: (points, 2), x and y in pixels."""
         radius = np.exp(self.rng.uniform(np.log(4), np.log(min(shape) / 2)))
         angles = np.linspace(0, 2 * np.pi, self.rng.integers(8, 24), endpoint=False)
         radii = radius * self.rng.uniform(0.7, 1, len(angles))
@@ -109,7 +111,7 @@ class DetectionMaker:
             annotations.append(ids | _box_and_mask(mask) | dict(area=area, iscrowd=iscrowd))
 
     def _detect(self, image_id: int, category: int, mask: dict, score: float) -> None:
-        # Three digits make ties, which the evaluators have to break alike.
+        # Rounding to three digits makes ties, which both evaluators must break in the same way.
         score = round(float(np.clip(score, 0.001, 0.999)), 3)
         if mask_utils.area(mask):
             ids = dict(image_id=image_id, category_id=category, score=score)
@@ -117,14 +119,14 @@ class DetectionMaker:
 
 
 def _moved(outline: np.ndarray, rng: np.random.Generator, blur: float) -> np.ndarray:
-    """The outline shifted and scaled by about ``blur`` of its size."""
+    """Return the outline, shifted and scaled by about ``blur`` of its size."""
     center, extent = outline.mean(0), np.ptp(outline, axis=0)
     scale = np.exp(rng.normal(0, blur, 2))
     return center + (outline - center) * scale + rng.normal(0, blur, 2) * extent
 
 
 def _encode(outlines: list[np.ndarray], shape: tuple[int, int]) -> dict:
-    """The union of some outlines, run-length encoded; ``shape`` is (height, width)."""
+    """Return the run-length encoded union of outlines; ``shape`` is (height, width)."""
     limit = np.array(shape[::-1])
     polygons = [np.clip(outline, 0, limit).reshape(-1).tolist() for outline in outlines]
     return mask_utils.merge(mask_utils.frPyObjects(polygons, *shape))
@@ -138,20 +140,20 @@ def _box_and_mask(mask: dict) -> dict:
 def evaluate(
     evaluator: type, ground_truth: dict, detections: list[dict], task: str
 ) -> tuple[np.ndarray, float]:
-    """The twelve COCO numbers, and the seconds that the evaluator took for them.
+    """Return the twelve COCO numbers, and the seconds that the evaluator took for them.
 
     Args:
-        evaluator: ``COCOeval`` of pycocotools, or a class of the same interface.
+        evaluator: ``COCOeval`` of pycocotools, or a class with the same interface.
         ground_truth: The content of an annotation file.
         detections: The content of a result file.
         task: ``bbox`` or ``segm``.
     """
-    # mmdet leaves the boxes out for masks, so that areas are those of the masks.
-    left_out = 'segmentation' if task == 'bbox' else 'bbox'
-    results = [{k: v for k, v in result.items() if k != left_out} for result in detections]
+    # mmdet omits the boxes when it evaluates masks, so that areas are those of the masks.
+    omitted = 'segmentation' if task == 'bbox' else 'bbox'
+    results = [{k: v for k, v in result.items() if k != omitted} for result in detections]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = copy.deepcopy(ground_truth)  # evaluators write into it
+        coco.dataset = copy.deepcopy(ground_truth)  # evaluators modify it
         coco.createIndex()
         evaluation = evaluator(coco, coco.loadRes(results), task)
         evaluation.params.maxDets = list(MAX_DETS)
@@ -163,7 +165,7 @@ def evaluate(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -4,19 +4,19 @@
     python dev/compare_training.py upernet    # UperNet-T of mmseg
     python dev/compare_training.py cascade    # Cascade Mask R-CNN-T of mmdet
 
-On one side a config of this package with its backbone and its optimizer constructor, on the other
+One side is a config of this package with its backbone and its optimizer constructor; the other is
 the config that mmdet or mmseg ships, with mmpretrain's backbone and their constructor. Both start
 from the same random weights and see the same generated images in the same order, each through its
-own pipeline. What the recipes do differently (the schedule), what differs by the nature of random
-numbers (stochastic depth) and what a CPU cannot do (mixed precision) is set equal; image sizes,
-and for the detector the number of sampled regions, are reduced alike.
+own pipeline. Settings that differ between the recipes (the schedule), that are random (stochastic
+depth) or that a CPU lacks (mixed precision) are made equal; image sizes, and for the detector the
+number of sampled regions, are reduced on both sides.
 
-Both compute in double precision. In single precision the comparison is one of rounding, which
-training multiplies from step to step: ``--dtype float32`` shows it.
+Both compute in double precision. In single precision, rounding errors grow from step to step and
+dominate the comparison: ``--dtype float32`` shows it.
 
-The exit status is 1 if a loss differs by more than the tolerance. A detector chooses: which
-proposals survive and which are sampled. The last column says at which choice the two sides first
-part, if they do; from there on they train on different regions.
+The exit status is 1 if a loss differs by more than the tolerance. A detector selects proposals and
+samples regions. The last column of the table names the first selection in which the two sides
+differ, if any; from there on they train on different regions.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ import io
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from support.peer_models import PEERS
@@ -51,14 +54,21 @@ PEER = PEERS['mmpretrain']
 PREFIX = 'backbone.'
 REDUCTION = 8  # image sides of the recipes are divided by this
 SAMPLED_REGIONS = 8  # per image and stage of the cascade
-WARM_UP = 10  # iterations; in the recipes' 500 and more, twenty steps would hardly move a weight
-SIZES = ('scale', 'scales', 'crop_size', 'size')  # entries of configs that hold image sides
+WARM_UP = 10  # iterations; with the recipes' 500 or more, twenty steps would hardly change weights
+SIZES = ('scale', 'scales', 'crop_size', 'size')  # entries of configs with image sizes
 DTYPES = {'float64': torch.float64, 'float32': torch.float32}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The configs of one experiment, images per step, and how far the losses may be apart."""
+    """The two configs of one experiment.
+
+    Attributes:
+        ours: A file in ``configs/``.
+        upstream: A config of a toolbox, as ``package::path``.
+        batch_size: Images per step.
+        tolerance: Largest relative difference of losses.
+    """
 
     ours: str
     upstream: str
@@ -70,7 +80,7 @@ PAIRS = {
     'upernet': Pair(
         'upernet_convnext_t.py',
         'mmseg::convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
-        # As many values as BatchNorm has in the branch that pools to a single position.
+        # BatchNorm has one value per image in the branch that pools to a single position.
         4,
         1e-4,
     ),
@@ -86,25 +96,25 @@ PAIRS = {
 
 @dataclass
 class Choice:
-    """Which regions a sampler took: the indices of positive and negative ones, and their boxes."""
+    """The regions that a sampler took: the indices of positive and negative ones, and all boxes."""
 
     place: str
     indices: tuple[list[int], list[int]]
     boxes: Tensor
 
     def equals(self, other: Choice) -> bool:
-        """Whether the same regions were taken; a hundredth of a pixel is rounding."""
+        """Whether the same regions were taken; differences below 0.01 pixels are rounding."""
         return self.indices == other.indices and torch.allclose(
             self.boxes, other.boxes, rtol=0, atol=1e-2
         )
 
 
 class RecordingHook(Hook):
-    """Sets the initial weights, then records the loss and the sampled regions of every step.
+    """Set the initial weights, then record the loss and the sampled regions of every step.
 
     Args:
-        weights: What the model starts from; None to keep its own.
-        dtype: What the model computes in.
+        weights: Initial weights; None to keep those of the model.
+        dtype: The type in which the model computes.
     """
 
     def __init__(self, weights: dict[str, Tensor] | None, dtype: torch.dtype) -> None:
@@ -114,8 +124,8 @@ class RecordingHook(Hook):
         self.choices: list[list[Choice]] = []
         self._current: list[Choice] = []
 
-    def before_train(self, runner) -> None:
-        """Exchange weights, after mmengine has initialized the model."""
+    def before_train(self, runner: Runner) -> None:
+        """Replace the weights, after mmengine has initialized the model."""
         runner.model.to(self.dtype)
         if self.weights is None:
             self.weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
@@ -124,16 +134,23 @@ class RecordingHook(Hook):
         for place, sampler in samplers(runner.model):
             self._record(place, sampler)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """Keep the loss and the choices of this step."""
+        assert outputs is not None
         self.losses.append(outputs['loss'].item())
         self.choices.append(self._current)
         self._current = []
 
-    def _record(self, place: str, sampler) -> None:
+    def _record(self, place: str, sampler: Any) -> None:
         original = sampler.sample
 
-        def sample(*args, **kwargs):
+        def sample(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             indices = result.pos_inds.tolist(), result.neg_inds.tolist()
             self._current.append(Choice(place, indices, result.priors.detach().clone()))
@@ -143,15 +160,17 @@ class RecordingHook(Hook):
 
 
 def samplers(model: nn.Module) -> list[tuple[str, object]]:
-    """The samplers of regions in a cascade with their places; none in a segmentor."""
-    if not hasattr(model, 'roi_head'):
+    """Return the region samplers of a cascade with their places; none for a segmentor."""
+    rpn: Any = getattr(model, 'rpn_head', None)
+    roi: Any = getattr(model, 'roi_head', None)
+    if roi is None:
         return []
-    stages = enumerate(model.roi_head.bbox_sampler, start=1)
-    return [('RPN', model.rpn_head.sampler), *((f'stage {i}', s) for i, s in stages)]
+    stages = enumerate(roi.bbox_sampler, start=1)
+    return [('RPN', rpn.sampler), *((f'stage {i}', sampler) for i, sampler in stages)]
 
 
 def to_upstream(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Our weights under the names of the upstream model: all of them, each once."""
+    """Return our weights under the names of the upstream model."""
     names = {
         key: PREFIX + PEER.rename(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else key
         for key in model.state_dict()
@@ -160,7 +179,7 @@ def to_upstream(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
     return {key: weights[name] for key, name in names.items()}
 
 
-def divide(value):
+def divide(value: Any) -> Any:
     """Divide all numbers of a size, or of a list of sizes, by :data:`REDUCTION`."""
     if isinstance(value, (list, tuple)):
         return type(value)(divide(v) for v in value)
@@ -176,7 +195,15 @@ def reduce_sizes(node: object) -> None:
 
 
 def set_equal(cfg: Config, data: Path, work_dir: Path, steps: int, batch_size: int) -> None:
-    """Give both sides the same data, length and schedule, and leave out what they do beside it."""
+    """Set the data, length and schedule of a side, and remove everything else that may differ.
+
+    Args:
+        cfg: The config of either side, changed in place.
+        data: Generated data, see ``tools/make_sample_data.py``.
+        work_dir: The folder for the logs.
+        steps: Number of iterations.
+        batch_size: Images per step.
+    """
     loader = cfg.train_dataloader
     loader.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
     reduce_sizes(loader.dataset.pipeline)
@@ -212,11 +239,11 @@ def set_equal(cfg: Config, data: Path, work_dir: Path, steps: int, batch_size: i
 
 @dataclass
 class Comparison:
-    """What both sides recorded.
+    """The records of both sides.
 
     Attributes:
         ours: Loss of every step.
-        upstream: The same of the other side.
+        upstream: The same on the other side.
         parted: Per step, the first place where the sides chose different regions, or None.
     """
 
@@ -226,28 +253,28 @@ class Comparison:
 
     @property
     def differences(self) -> list[float]:
-        """Of the losses, relative to upstream's."""
+        """Differences of the losses, relative to upstream's."""
         return [abs(a - b) / abs(b) for a, b in zip(self.ours, self.upstream, strict=True)]
 
 
 def load_side(side: str) -> Config:
-    """The config of one side: ours, or one that a toolbox ships."""
-    # Before mmdet, which tries the same import and leaves half of it behind where it fails.
+    """Return the config of one side: ours, or one that a toolbox ships."""
+    # Imports mmpretrain before mmdet does, which leaves it half-imported if its import fails.
     PEER.build('atto')
     return get_config(side) if '::' in side else Config.fromfile(ROOT / 'configs' / side)
 
 
 @contextmanager
-def nms_in_single_precision():
-    """mmcv's non-maximum suppression on the CPU takes nothing else.
+def nms_in_single_precision() -> Iterator[None]:
+    """Run mmcv's non-maximum suppression in single precision, the only one it has on the CPU.
 
-    It only selects: the boxes that it keeps stay as they are.
+    It only selects boxes; the selected ones keep their precision.
     """
     from mmdet.models.dense_heads import rpn_head
 
     batched_nms = rpn_head.batched_nms
 
-    def nms(boxes: Tensor, scores: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def nms(boxes: Tensor, scores: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return batched_nms(boxes.float(), scores.float(), *args, **kwargs)
 
     with mock.patch.object(rpn_head, 'batched_nms', nms):
@@ -255,8 +282,9 @@ def nms_in_single_precision():
 
 
 def compare(pair: Pair, data: Path, work_dir: Path, steps: int, dtype: torch.dtype) -> Comparison:
-    """Train both sides of ``pair`` on the scenes in ``data``."""
-    weights, records = None, []
+    """Train both sides of ``pair`` on the images in ``data``, from the same weights."""
+    weights: dict[str, Tensor] | None = None
+    records: list[RecordingHook] = []
     for name in ('ours', 'upstream'):
         cfg = load_side(getattr(pair, name))
         folder = work_dir / name
@@ -280,15 +308,15 @@ def compare(pair: Pair, data: Path, work_dir: Path, steps: int, dtype: torch.dty
 
 
 @contextmanager
-def silence():
-    """Without the warnings of the toolboxes, and what mmseg prints of its parameter groups."""
+def silence() -> Iterator[None]:
+    """Suppress the warnings of the toolboxes, and mmseg's print of its parameter groups."""
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
 
 
 def print_table(name: str, tolerance: float, comparison: Comparison) -> None:
-    """One row per step."""
+    """Print one row per step, and the largest difference."""
     table = Table('step', 'loss, ours', 'loss, upstream', 'relative difference', 'choices part at')
     rows = zip(
         comparison.ours, comparison.upstream, comparison.differences, comparison.parted, strict=True
@@ -302,7 +330,7 @@ def print_table(name: str, tolerance: float, comparison: Comparison) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line; return 1 if a loss differs by more than the tolerance, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('experiments', nargs='*', metavar='NAME', help=' or '.join(PAIRS))
     parser.add_argument('--steps', type=int, default=20)
