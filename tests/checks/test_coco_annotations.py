@@ -94,3 +94,25 @@ def test_corners_in_place_of_sizes_are_an_error(coco):
     (finding,) = check_files(coco.config())
     assert finding.level == ERROR and 'reach beyond' in finding.what and finding.count == 3
     assert 'not two corners' in finding.fix
+
+
+def test_the_order_of_findings_does_not_depend_on_the_hash_seed(run_python, tmp_path, monkeypatch):
+    """Of one annotation with problems of four kinds."""
+    code = """
+        from convnext_backbones.checks.coco_annotations import ListedImage, annotation_problems
+        from convnext_backbones.checks.findings import group
+
+        polygons = [[1, 1], [5, 6, 15, 6, 9, 6], [5, 6, 44, 6, 44, 14], 'abc']
+        annotation = dict(
+            id=1, image_id=1, category_id=1, area=9, bbox=[5, 6, 9, 9], segmentation=polygons
+        )
+        images = {1: ListedImage('1.jpg', 40, 30, True)}
+        problems = annotation_problems([annotation], images, {1: 'cat'}, masks=True)
+        print(*group(problems, 'train.json', 'train_dataloader.dataset'), sep='\\n')
+    """
+    texts = []
+    for seed in range(4):
+        monkeypatch.setenv('PYTHONHASHSEED', str(seed))
+        texts.append(run_python(code, tmp_path))
+    assert len(texts[0].splitlines()) == 4
+    assert len(set(texts)) == 1
