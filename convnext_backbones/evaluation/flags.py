@@ -17,19 +17,21 @@ IOU_METRICS = ('IoUMetric', 'PerClassIoUMetric')
 
 
 def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that evaluate predictions, wherever they come from."""
-    parser.add_argument('--out', metavar='DIR', help='keep the predictions here, as JSON or PNG')
+    """Add the flags that change how predictions are evaluated, however they were made."""
+    parser.add_argument('--out', metavar='DIR', help='write the predictions here, as JSON or PNG')
     parser.add_argument(
-        '--fast-eval', action='store_true', help='COCO numbers through faster-coco-eval'
+        '--fast-eval', action='store_true', help='compute COCO metrics with faster-coco-eval'
     )
     parser.add_argument('--classwise', action='store_true', help='AP of each class, for detectors')
 
 
 def set_evaluation_flags(cfg: Config, args: argparse.Namespace) -> None:
-    """Change the metrics of ``cfg`` as the flags above say; segmentors get their per-class files.
+    """Apply the flags of :func:`add_evaluation_flags` to the metrics of ``cfg``.
+
+    Segmentors also write their metrics of each class to files in the work dir.
 
     Raises:
-        ValueError: The config evaluates with a metric that a flag does not apply to.
+        ValueError: A flag does not apply to a metric of the config.
     """
     if args.classwise:
         for metric in named_metrics(cfg, COCO_METRICS, '--classwise'):
@@ -42,22 +44,27 @@ def set_evaluation_flags(cfg: Config, args: argparse.Namespace) -> None:
     for metric in evaluators(cfg):
         if metric.type == 'IoUMetric':
             metric.type = 'PerClassIoUMetric'
-            # mmengine demands that metrics of one kind differ in their prefixes.
+            # mmengine requires different prefixes for two metrics of one type.
             name = '_'.join(filter(None, [PER_CLASS_FILES, metric.get('prefix')]))
             metric.out_prefix = os.path.join(cfg.work_dir, name)
 
 
 def evaluators(cfg: Config) -> list[ConfigDict]:
-    """The metrics of the test loop; a config names one, or a list."""
+    """Return the metrics of the test loop; a config names one metric or a list."""
     metrics = cfg.test_evaluator
     return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
 
 
 def named_metrics(cfg: Config, names: Sequence[str], flag: str) -> list[ConfigDict]:
-    """The metrics of the test loop, if all are of the given types.
+    """Return the metrics of the test loop if all are of the given types.
+
+    Args:
+        cfg: The config.
+        names: Types that the flag supports.
+        flag: The flag, for the message.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A metric is of another type.
     """
     metrics = evaluators(cfg)
     for metric in metrics:
@@ -67,10 +74,10 @@ def named_metrics(cfg: Config, names: Sequence[str], flag: str) -> list[ConfigDi
 
 
 def set_prediction_folder(cfg: Config, folder: str) -> None:
-    """Keep the predictions for evaluation elsewhere: COCO result files, or label map images.
+    """Write the predictions to ``folder``: as COCO result files, or as label map images.
 
     Raises:
-        ValueError: The config evaluates with a metric that writes neither.
+        ValueError: A metric of the config writes neither.
     """
     os.makedirs(folder, exist_ok=True)
     for metric in named_metrics(cfg, COCO_METRICS + IOU_METRICS, '--out'):
@@ -81,10 +88,10 @@ def set_prediction_folder(cfg: Config, folder: str) -> None:
 
 
 def set_prediction_dump(cfg: Config, path: str) -> None:
-    """Keep the predictions for :func:`evaluate_predictions`.
+    """Keep the predictions in the file ``path``, for :func:`.predictions.evaluate_predictions`.
 
     Raises:
-        ValueError: The config evaluates with a metric that cannot be computed from such a file.
+        ValueError: A metric of the config cannot be computed from such a file.
     """
     metrics = named_metrics(cfg, COCO_METRICS + IOU_METRICS, '--dump')
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +101,11 @@ def set_prediction_dump(cfg: Config, path: str) -> None:
 def set_tta(cfg: Config) -> None:
     """Switch ``cfg`` to test-time augmentation.
 
-    ``tta_test_cfg`` replaces the model's ``test_cfg`` where the config has one: the authors'
-    segmentors see whole images here, and windows of them otherwise.
+    A config's ``tta_test_cfg`` replaces the ``test_cfg`` of its model: the authors' segmentors see
+    whole images with augmentation, and windows of them without.
 
     Raises:
-        ValueError: The config does not say how to augment.
+        ValueError: The config does not define the augmentation.
     """
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
@@ -111,7 +118,7 @@ def set_tta(cfg: Config) -> None:
         cfg.model.test_cfg = cfg.tta_test_cfg
     cfg.model = ConfigDict(**deepcopy(cfg.tta_model), module=cfg.model)
     if cfg.default_scope == 'mmdet':
-        # mmdet merges boxes over augmentations, and asserts that there are no masks to merge.
+        # mmdet merges the boxes of all augmentations, but asserts that there are no masks.
         roi_head = cfg.model.module.get('roi_head', {})
         roi_head.pop('mask_head', None)
         roi_head.pop('mask_roi_extractor', None)

@@ -1,16 +1,13 @@
-"""Evaluation: what the flags of tools/test.py change in a config, the metrics that they name, and
-predictions that are kept and evaluated again without the network.
+"""Keep the predictions of a test run, and evaluate them again without the network.
 
-Importing this module registers ``FastCocoMetric``, ``PerClassIoUMetric`` and ``DumpPredictions``
-in mmengine's root registry. It needs torch and mmengine only: what stems from mmdet or mmseg is
-made when a config asks for it.
+Importing this module registers ``DumpPredictions`` in mmengine's root registry; it imports neither
+mmdet nor mmseg.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,43 +20,43 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.registry import DATASETS, METRICS, TRANSFORMS, init_default_scope
 
-from ..io.checkpoint import read_checkpoint
+from ..io.checkpoint import check_sums, read_checkpoint
 from ..io.files import write_atomically
 from ..io.label_maps import encode_label_map
 from ..io.mmengine_patches import read_files_safely
 from .flags import COCO_METRICS, IOU_METRICS, named_metrics
 
-# Marks a file of predictions; the number rises when the records change.
+# Identifies a file of predictions; the number rises when the format of the records changes.
 DUMP_FORMAT = 'convnext_backbones predictions 1'
 
 
 @METRICS.register_module()
 class DumpPredictions(BaseMetric):
-    """Keeps the predictions of a test run in one file, for :func:`evaluate_predictions`.
+    """Metric that writes the predictions of a test run to a file.
 
-    mmengine's DumpResults writes objects that only an unpickler brings back, and an unpickler
-    executes what a file tells it. This file holds tensors, strings and numbers, and is read
-    weights-only.
+    :func:`evaluate_predictions` reads the file. mmengine's DumpResults writes pickled objects,
+    which can execute code when they are read. This file holds tensors, strings and numbers only,
+    and is read weights-only.
 
     Args:
         out_file: The file to write.
-        **kwargs: Those of BaseMetric.
+        **kwargs: Arguments of BaseMetric.
     """
 
     default_prefix = 'dump'
 
-    def __init__(self, out_file: str, **kwargs) -> None:
+    def __init__(self, out_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.out_file = out_file
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keep one batch of predictions."""
+        """Record the predictions of one batch."""
         for sample in data_samples:
             detected = 'pred_instances' in sample
             self.results.append((_detection_record if detected else _segmentation_record)(sample))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Write the file; there are no metrics."""
+        """Write the file; return no metrics."""
         dump = dict(format=DUMP_FORMAT, classes=tuple(self.dataset_meta['classes']), images=results)
         file = io.BytesIO()
         torch.save(dump, file)
@@ -68,12 +65,12 @@ class DumpPredictions(BaseMetric):
 
 
 def _detection_record(sample: dict) -> dict:
-    """What CocoMetric needs of a prediction; masks run-length encoded as it does itself."""
+    """Return what CocoMetric reads of a prediction, masks run-length encoded in its way."""
     predicted = sample['pred_instances']
     record = dict(
         name=sample['img_id'],
         shape=tuple(map(int, sample['ori_shape'][:2])),
-        # A tensor that is a part of another would be saved with all of the other.
+        # Cloned, because torch saves the whole storage of a view.
         **{
             key: predicted[key].cpu().clone()
             for key in ('bboxes', 'scores', 'labels', 'mask_scores')
@@ -91,7 +88,7 @@ def _detection_record(sample: dict) -> dict:
 
 
 def _segmentation_record(sample: dict) -> dict:
-    """The label map, as the bytes of a PNG image."""
+    """Return the label map as the bytes of a PNG image."""
     labels = sample['pred_sem_seg']['data']
     labels = labels.reshape(labels.shape[-2:]).cpu().numpy()  # (1, H, W) or (H, W) -> (H, W)
     image = torch.from_numpy(encode_label_map(labels))
@@ -99,14 +96,14 @@ def _segmentation_record(sample: dict) -> dict:
 
 
 def _image_name(path: str) -> str:
-    """What names an image on every machine."""
+    """Return the name of an image that is the same on every machine."""
     return os.path.basename(path)
 
 
 def evaluate_predictions(cfg: Config, path: str) -> dict[str, float]:
-    """Evaluate predictions that :class:`DumpPredictions` kept, as the test loop did.
+    """Evaluate predictions written by :class:`DumpPredictions`, as the test loop does.
 
-    Neither the network nor an image is read, only the annotations.
+    Reads the annotations, but neither the network nor images.
 
     Args:
         cfg: A config with the test data and the metrics.
@@ -116,20 +113,20 @@ def evaluate_predictions(cfg: Config, path: str) -> dict[str, float]:
         The metrics by name.
 
     Raises:
-        FileNotFoundError: The predictions, or the annotations, are not there.
-        ValueError: The file is damaged or something else, would execute code, or belongs to other
-            test data than the config's; or the config has a metric that needs more.
+        FileNotFoundError: The file of predictions or the annotations do not exist.
+        ValueError: The file is damaged, is not a file of predictions, would execute code, or
+            belongs to other test data; or a metric of the config needs more than the file has.
     """
     metrics = named_metrics(cfg, COCO_METRICS + IOU_METRICS, 'evaluation without the network')
     predictions = read_predictions(path)
-    read_files_safely()
     init_default_scope(cfg.default_scope)
+    read_files_safely()  # datasets read annotations through mmengine
     source = cfg.test_dataloader.dataset
     dataset = DATASETS.build(source)
     check_predictions(path, predictions, dataset)
     if cfg.default_scope == 'mmdet':
         if not any('masks' in record for record in predictions['images']):
-            leave_out_masks(metrics)
+            drop_mask_metrics(metrics)
         samples = _detection_samples(dataset, predictions['images'])
     else:
         samples = _segmentation_samples(dataset, predictions['images'], source.get('pipeline', []))
@@ -142,24 +139,24 @@ def read_predictions(path: str) -> dict:
     """Read a file of predictions weights-only.
 
     Returns:
-        ``classes``, their names, and ``images``, a record for each.
+        A dict of ``classes``, the names, and ``images``, a list of one record per image.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or something else, or would execute code.
+        ValueError: The file is damaged, is not a file of predictions, or would execute code.
     """
     predictions = read_checkpoint(path)
-    _check_sums(path)
+    check_sums(path)
     if not _are_predictions(predictions):
         raise ValueError(
-            f'expected predictions that tools/test.py kept with --dump, got a file of another '
-            f'kind or version: {path!r}'
+            'expected predictions written by tools/test.py --dump, got a file of another kind or '
+            f'version: {path!r}'
         )
     return predictions
 
 
 def _are_predictions(content: Any) -> bool:
-    """Whether a file holds what DumpPredictions writes, as far as the images are named."""
+    """Whether ``content`` looks like the output of DumpPredictions with a name for each image."""
     return (
         isinstance(content, dict)
         and isinstance(content.get('format'), str)
@@ -173,27 +170,23 @@ def _are_predictions(content: Any) -> bool:
     )
 
 
-def _check_sums(path: str) -> None:
-    """Raise ValueError if the file is damaged: torch does not look at the sums that it writes."""
-    if not zipfile.is_zipfile(path):
-        return  # not from this module, and said by the caller
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        damaged = error
-    if damaged:
-        raise ValueError(f'{path!r} is damaged ({damaged}); copy it again')
-
-
 def check_predictions(path: str, predictions: dict, dataset: BaseDataset) -> None:
-    """Raise ValueError unless the predictions are those of every image of the test data."""
+    """Check that the predictions belong to the test data, image by image.
+
+    Args:
+        path: The file, for messages.
+        predictions: The content of the file.
+        dataset: The test data.
+
+    Raises:
+        ValueError: The classes, the images or their order differ.
+    """
     classes = tuple(dataset.metainfo['classes'])
     if predictions['classes'] != classes:
         raise ValueError(
             f"expected predictions of the {len(classes)} classes of the config's test data, got "
             f'{len(predictions["classes"])} others in {path!r}; evaluate with the config that '
-            f'they were made with'
+            'made them'
         )
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     expected = [info.get('img_id', _image_name(info['img_path'])) for info in infos]
@@ -203,15 +196,15 @@ def check_predictions(path: str, predictions: dict, dataset: BaseDataset) -> Non
         raise ValueError(
             f"expected predictions of the {len(expected)} images of the config's test data in "
             f'their order, got {len(found)} in {path!r}: {missing} are missing, {unknown} are of '
-            f'other images; evaluate with the config that they were made with'
+            'other images; evaluate with the config that made them'
         )
 
 
-def leave_out_masks(metrics: list[ConfigDict]) -> None:
-    """Evaluate boxes alone, as of detectors without masks and of merged augmentations.
+def drop_mask_metrics(metrics: list[ConfigDict]) -> None:
+    """Evaluate boxes only, for predictions without masks.
 
     Raises:
-        ValueError: A metric evaluates nothing else than masks.
+        ValueError: A metric evaluates masks only.
     """
     for metric in metrics:
         tasks = metric.get('metric', 'bbox')
@@ -221,7 +214,7 @@ def leave_out_masks(metrics: list[ConfigDict]) -> None:
 
 
 def _detection_samples(dataset: BaseDataset, records: list[dict]) -> Iterator[dict]:
-    """What the detector handed to the metrics, from the records of the images."""
+    """Yield what a detector passes to the metrics, made from the records of the images."""
     for i, record in enumerate(records):
         predicted = {k: v for k, v in record.items() if k not in ('name', 'shape', 'masks')}
         if 'masks' in record:
@@ -238,11 +231,13 @@ def _detection_samples(dataset: BaseDataset, records: list[dict]) -> Iterator[di
 def _segmentation_samples(
     dataset: BaseDataset, records: list[dict], pipeline: list[dict]
 ) -> Iterator[dict]:
-    """What the segmentor handed to the metrics; label maps are read as ``pipeline`` does.
+    """Yield what a segmentor passes to the metrics, made from the records of the images.
+
+    The pipeline's LoadAnnotations reads the true label maps.
 
     Raises:
-        ValueError: The pipeline loads no annotations, or a prediction is damaged or of another
-            size than its annotation.
+        ValueError: The pipeline loads no annotations, or a prediction is damaged or differs in
+            size from its annotation.
     """
     loaders = [transform for transform in pipeline if transform['type'] == 'LoadAnnotations']
     if not loaders:
@@ -256,7 +251,7 @@ def _segmentation_samples(
             found = 'a damaged one' if labels is None else f'one of shape {labels.shape}'
             raise ValueError(
                 f'expected a label map of shape {tuple(truth.shape)} for {record["name"]}, got '
-                f'{found}; evaluate with the config that the predictions were made with'
+                f'{found}; evaluate with the config that made the predictions'
             )
         yield dict(
             img_path=info['img_path'],

@@ -24,12 +24,13 @@ def write_per_class(prefix: str, classes: Sequence[str], columns: Mapping[str, n
     Args:
         prefix: Path of the files without the suffix.
         classes: Names of the rows.
-        columns: Shares from 0 to 1, (classes,), written in percent. What is not a number, such as
-            the IoU of a class that is in no image, becomes null in JSON and empty in CSV.
+        columns: Metrics by name: fractions from 0 to 1 of shape (classes,), written in percent.
+            NaN, such as the IoU of a class that is in no image, becomes null in JSON and an empty
+            cell in CSV.
     """
     rows = [
-        dict(zip(['class', *columns], [name, *map(_percent, shares)], strict=True))
-        for name, *shares in zip(classes, *columns.values(), strict=True)
+        dict(zip(['class', *columns], [name, *map(_percent, values)], strict=True))
+        for name, *values in zip(classes, *columns.values(), strict=True)
     ]
     write_json(Path(f'{prefix}.json'), rows)
     table = io.StringIO()
@@ -39,12 +40,12 @@ def write_per_class(prefix: str, classes: Sequence[str], columns: Mapping[str, n
     write_atomically(Path(f'{prefix}.csv'), table.getvalue())
 
 
-def _percent(share: float) -> float | None:
-    return _number_or_none(round(100 * float(share), 4))
+def _percent(fraction: float) -> float | None:
+    return _number_or_none(round(100 * float(fraction), 4))
 
 
 def write_metrics(folder: str, metrics: Mapping[str, Any]) -> Path:
-    """Write ``metrics.json`` into a folder, null for what is not a number; its path."""
+    """Write ``metrics.json`` into a folder and return its path; NaN and infinity become null."""
     path = Path(folder) / METRICS_FILE
     write_json(path, {name: _number_or_none(value) for name, value in metrics.items()})
     return path

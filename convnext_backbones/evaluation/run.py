@@ -1,0 +1,103 @@
+"""Run an evaluation: from a config and a checkpoint to the metrics."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from ..engine.batch_files import batches_named
+from ..engine.build import load_trained
+from ..engine.runner import build_runner
+from ..inference.optimize import optimize_for_inference
+from .flags import add_evaluation_flags, set_evaluation_flags, set_prediction_dump, set_tta
+from .results import write_metrics
+
+
+def add_test_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``tools/test.py`` that :func:`set_test_flags` and :func:`evaluate` read."""
+    parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into DIR')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--dump', metavar='FILE', help='keep the predictions in FILE, for tools/evaluate.py'
+    )
+    parser.add_argument(
+        '--optimize', action='store_true', help='the faster form for CPUs; equal up to rounding'
+    )
+    add_evaluation_flags(parser)
+
+
+def set_test_flags(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the flags to ``cfg``, in place.
+
+    Raises:
+        ValueError: A flag does not fit the config or the other flags.
+    """
+    if args.optimize and cfg.launcher != 'none':
+        raise ValueError(
+            f"expected --launcher 'none' with --optimize, got {cfg.launcher!r}; the faster form "
+            'is for one process on a CPU'
+        )
+    cfg.pop('strategy', None)  # sharding is only useful with an optimizer
+    if args.show_dir:
+        set_drawing(cfg, args.show_dir)
+    if args.tta:
+        set_tta(cfg)
+    set_evaluation_flags(cfg, args)
+    if args.dump:
+        set_prediction_dump(cfg, args.dump)
+
+
+def set_drawing(cfg: Config, folder: str) -> None:
+    """Draw every prediction into ``folder``."""
+    cfg.default_hooks.visualization.draw = True
+    if cfg.default_scope == 'mmdet':
+        cfg.default_hooks.visualization.test_out_dir = os.path.abspath(folder)
+    else:
+        cfg.default_hooks.visualization.interval = 1  # mmseg's default draws every 50th batch
+        cfg.visualizer.save_dir = folder
+
+
+def evaluate(
+    cfg: Config,
+    checkpoint: str,
+    tta: bool = False,
+    optimize: bool = False,
+    dump: str | None = None,
+) -> Path | None:
+    """Evaluate a checkpoint on the test data and write ``metrics.json`` into the work dir.
+
+    Args:
+        cfg: A config after :func:`set_test_flags`.
+        checkpoint: Name of published weights, a file or a URL.
+        tta: Whether the config was switched to test-time augmentation.
+        optimize: Evaluate the faster form for CPUs.
+        dump: The file of predictions, to be named in the log.
+
+    Returns:
+        The path of the metrics; None in all processes but the first.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or the data are missing.
+        ValueError: The config or the checkpoint cannot be used.
+    """
+    runner = build_runner(cfg)
+    # mmdet's augmented detectors have no mask head, but the checkpoint has weights for it.
+    without_masks = tta and cfg.default_scope == 'mmdet'
+    load_trained(runner.model, checkpoint, strict=not without_masks)
+    if optimize:
+        runner.model = optimize_for_inference(runner.model)
+    if without_masks:
+        runner.logger.info('Test-time augmentation merges boxes: masks are not evaluated.')
+    with batches_named(runner):
+        metrics = runner.test()
+    if not is_main_process():
+        return None
+    if dump:
+        runner.logger.info(f'Predictions are in {dump}')
+    path = write_metrics(cfg.work_dir, metrics)
+    runner.logger.info(f'Metrics are in {path}')
+    return path
