@@ -1,11 +1,11 @@
-"""One computation that all contenders of a race perform, with the weights and input they share."""
+"""Define what all contenders of a race compute: the case, its weights and its input."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ class Case:
     """What all contenders of a race compute.
 
     Attributes:
-        arch: A name of our variants, or a dict of depths and dims; of a whole model, that of its
-            backbone.
+        arch: Name of one of our variants, or a dict of depths and dims; for a whole model, that
+            of its backbone.
         shape: Height and width of the images.
-        batch: Number of images; a whole model takes one.
-        training: Forward, the sum of squares of all maps as the loss, and backward; there is no
-            optimizer and no stochastic depth.
-        threads: Of each contender.
-        config: Of a detector or a segmentor, for a whole model in place of a backbone.
+        batch: Number of images; 1 for a whole model.
+        training: Forward pass, the sum of squares of all maps as the loss, and backward pass;
+            without optimizer and stochastic depth.
+        threads: Number of threads of each contender.
+        config: Config of a detector or segmentor, to time a whole model instead of a backbone.
     """
 
     arch: str | Mapping
@@ -42,22 +42,48 @@ class Case:
     config: str | None = None
 
 
-def randomize(module: nn.Module) -> nn.Module:
-    """Draw all parameters so that activations keep their scale and nothing is zero or one."""
+@torch.no_grad()
+def randomize(module: nn.Module, layer_scale: tuple[float, float] = (0.8, 1.2)) -> nn.Module:
+    """Draw all parameters at random, in place, the same way every time.
+
+    Weights have a variance of 1 / fan-in, so that activations keep their scale. Norms, biases and
+    layer scale are drawn too, so that none is zero or one.
+
+    Args:
+        module: The module.
+        layer_scale: Range of the parameters named ``gamma``.
+
+    Returns:
+        ``module``.
+    """
     generator = torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:
             bound = math.sqrt(3 / parameter[0].numel())
             low, high = -bound, bound
+        elif name.endswith('bias'):
+            low, high = -0.2, 0.2
+        elif name.endswith('gamma'):
+            low, high = layer_scale
         else:
-            low, high = (-0.2, 0.2) if name.endswith('bias') else (0.8, 1.2)
-        with torch.no_grad():
-            parameter.uniform_(low, high, generator=generator)
+            low, high = 0.8, 1.2
+        parameter.uniform_(low, high, generator=generator)
     return module
 
 
 def largest_difference(outputs: Sequence[Any], folder: Path) -> float:
-    """From the outputs of the plain form, as a fraction of the largest value of each."""
+    """Compare outputs with those of the plain form.
+
+    Args:
+        outputs: Outputs of a contender.
+        folder: Folder with the reference, see :func:`.contenders.prepare`.
+
+    Returns:
+        The largest difference, as a fraction of the largest value of the same output.
+
+    Raises:
+        ValueError: The number of outputs or a shape differs.
+    """
     reference = load_file(folder / REFERENCE)
     differences = []
     for i, output in enumerate(outputs):
@@ -74,11 +100,11 @@ def largest_difference(outputs: Sequence[Any], folder: Path) -> float:
 
 
 def saved_bytes(forward: Callable[[], Any], kept: Sequence[Tensor]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once.
+    """Return how many bytes a forward pass keeps for the backward pass, each storage once.
 
     Args:
         forward: The forward pass.
-        kept: Tensors that are there anyway, parameters and input, and do not count.
+        kept: Tensors that exist anyway, parameters and input; they do not count.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in kept}
     sizes: dict[int, int] = {}
@@ -91,12 +117,12 @@ def saved_bytes(forward: Callable[[], Any], kept: Sequence[Tensor]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         outputs = forward()
-    del outputs  # until here it held what was saved, so that no storage took another's place
+    del outputs  # kept the saved tensors alive, so that no address was used twice
     return sum(sizes.values())
 
 
 @contextlib.contextmanager
-def prepared_folder():
-    """A temporary folder for :func:`prepare`."""
+def prepared_folder() -> Iterator[Path]:
+    """Create a temporary folder for :func:`.contenders.prepare`."""
     with tempfile.TemporaryDirectory(prefix='convnext_benchmark_') as folder:
         yield Path(folder)

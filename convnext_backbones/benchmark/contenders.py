@@ -1,16 +1,11 @@
-"""What the benchmark compares: ours, the peers from PyPI, and runtimes that take exported networks.
+"""List the contenders: ours, the peers from PyPI, and runtimes that run exported networks.
 
-All get the same weights and the same input, by way of one folder, and so compute the same function:
-the difference of their outputs from those of the plain form is part of the report. Weights are
-random with activations of unit scale, and layer scale is about one.
+All read the same weights and the same input from one folder, and so compute the same function. The
+report includes the difference of their outputs from those of our plain form. Weights are random,
+with activations of unit scale and a layer scale of about one.
 
-A backbone gives the maps of its four stages, each with a LayerNorm. timm and torchvision have none
-on their outputs and get ours. The authors' own code cannot be compared: it is not on PyPI.
-
-A whole model is timed from the decoded image to its predictions, masks in the size of the image
-included. The random weights make a detector see as many objects as it may keep, a hundred by
-default, so that boxes and masks are really computed; their number is part of the report.
-Segmentors take the image as a whole.
+A backbone returns the maps of its four stages, each normalized by a LayerNorm. The authors' own
+code cannot be compared, because it is not on PyPI.
 """
 
 from __future__ import annotations
@@ -25,9 +20,9 @@ from safetensors.torch import save_file
 from ..engine.build import build_on_meta
 from ..models.convnext import ConvNeXt
 from .case import INPUT, REFERENCE, WEIGHTS, Case, randomize
-from .complexity import build_classifier, count_parts
+from .complexity import build_classifier
+from .counting import count_parts
 from .peers import PEERS, build_swin
-from .race import Contender, Prepared
 from .runtimes import (
     build_optimized,
     build_ours,
@@ -37,6 +32,7 @@ from .runtimes import (
     in_training,
 )
 from .whole_models import build_untrained, compared_outputs, model_input, read_config, whole_model
+from .worker import Contender, Prepared
 
 
 @torch.no_grad()
@@ -44,16 +40,16 @@ def prepare(case: Case, folder: Path) -> float:
     """Write weights, input and the outputs of the plain form to ``folder``.
 
     Returns:
-        The operations of a run, two per multiply-add; a training step has three times those of
-        a forward pass.
+        The operations of a run, two per multiply-add; a training step counts as three forward
+        passes.
     """
     generator = torch.Generator().manual_seed(1)
     images = torch.randn((case.batch, 3, *case.shape), generator=generator)
     if case.config is None:
         model = randomize(ConvNeXt(case.arch, layer_scale_init_value=1.0)).eval()
         outputs = model(images)
-        # A classifier's backbone ends before its head.
         parts = count_parts(build_classifier(case.arch), case.shape)
+        # The backbone of a classifier ends before its head.
         macs = case.batch * sum(p.macs for p in parts if not p.name.endswith('norm + head'))
     else:
         cfg = read_config(case.config)
@@ -69,60 +65,75 @@ def prepare(case: Case, folder: Path) -> float:
 
 
 def list_contenders(case: Case, folder: Path) -> dict[str, Contender]:
-    """All contenders of a case by name: the peers, then ours."""
+    """Return all contenders of a case by name: first the peers, then ours.
+
+    Args:
+        case: What to compute.
+        folder: Folder that :func:`prepare` fills.
+    """
     if case.config is not None:
-        make = partial(whole_model, case, folder)
-        found = {
-            'mmpretrain': Contender('mmpretrain', partial(make, 'mmpretrain')),
-            'Swin': Contender('Swin', partial(make, 'swin')),
-        }
-        return found | _ours(
-            {
-                'ours': make,
-                'ours optimized': partial(make, optimized=True),
-                'ours bf16': partial(make, optimized=True, dtype=torch.bfloat16),
-            }
-        )
-    formats = (('', {}), (' channels_last', dict(channels_last=True)))
-    make = partial(in_training if case.training else in_torch, case, folder)
-    builds = {
-        f'{name}{suffix}': partial(make, build, **options)
-        for name, build in PEERS.items()
-        for suffix, options in formats
-    }
-    if case.training:
-        lean = partial(build_ours, memory_efficient=True)
-        ours = {
-            'ours': partial(make, build_ours),
-            'ours memory_efficient': partial(make, lean),
-            'ours with_cp': partial(make, partial(build_ours, with_cp=True)),
-        }
+        peers, ours = _whole_models(case, folder)
+    elif case.training:
+        peers, ours = _in_training(case, folder)
     else:
-        for name in ('timm', 'torchvision'):
-            builds[f'{name} compiled'] = partial(make, PEERS[name], compiled=True)
-            builds[f'{name} bf16'] = partial(
-                make, PEERS[name], channels_last=True, dtype=torch.bfloat16
-            )
-        builds['openvino'] = partial(in_openvino, case, folder, 'f32')
-        builds['openvino bf16'] = partial(in_openvino, case, folder, 'bf16')
-        builds['onnxruntime'] = partial(in_onnxruntime, case, folder)
-        builds['Swin'] = partial(make, build_swin, same_weights=False)
-        ours = {
-            'ours': partial(make, build_ours),
-            'ours compiled': partial(make, build_ours, compiled=True),
-            'ours optimized': partial(make, build_optimized),
-            'ours bf16': partial(make, partial(build_optimized, dtype=torch.bfloat16)),
-        }
-    return {name: Contender(name, build, dtype=_dtype(name)) for name, build in builds.items()} | (
-        _ours(ours)
-    )
+        peers, ours = _in_inference(case, folder)
+    listed = {name: Contender(name, build, dtype=_dtype(name)) for name, build in peers.items()}
+    for name, build in ours.items():
+        listed[name] = Contender(name, build, ours=True, dtype=_dtype(name))
+    return listed
 
 
-def _ours(builds: dict[str, Callable[[], Prepared]]) -> dict[str, Contender]:
-    return {
-        name: Contender(name, build, ours=True, dtype=_dtype(name))
-        for name, build in builds.items()
+Builds = dict[str, Callable[[], Prepared]]
+
+
+def _whole_models(case: Case, folder: Path) -> tuple[Builds, Builds]:
+    make = partial(whole_model, case, folder)
+    peers: Builds = {'mmpretrain': partial(make, 'mmpretrain'), 'Swin': partial(make, 'swin')}
+    ours: Builds = {
+        'ours': make,
+        'ours optimized': partial(make, optimized=True),
+        'ours bf16': partial(make, optimized=True, dtype=torch.bfloat16),
     }
+    return peers, ours
+
+
+def _in_training(case: Case, folder: Path) -> tuple[Builds, Builds]:
+    make = partial(in_training, case, folder)
+    ours: Builds = {
+        'ours': partial(make, build_ours),
+        'ours memory_efficient': partial(make, partial(build_ours, memory_efficient=True)),
+        'ours with_cp': partial(make, partial(build_ours, with_cp=True)),
+    }
+    return _in_both_formats(make), ours
+
+
+def _in_inference(case: Case, folder: Path) -> tuple[Builds, Builds]:
+    make = partial(in_torch, case, folder)
+    peers = _in_both_formats(make)
+    for name in ('timm', 'torchvision'):
+        build = PEERS[name]
+        peers[f'{name} compiled'] = partial(make, build, compiled=True)
+        peers[f'{name} bf16'] = partial(make, build, channels_last=True, dtype=torch.bfloat16)
+    peers['openvino'] = partial(in_openvino, case, folder, 'f32')
+    peers['openvino bf16'] = partial(in_openvino, case, folder, 'bf16')
+    peers['onnxruntime'] = partial(in_onnxruntime, case, folder)
+    peers['Swin'] = partial(make, build_swin, same_weights=False)
+    ours: Builds = {
+        'ours': partial(make, build_ours),
+        'ours compiled': partial(make, build_ours, compiled=True),
+        'ours optimized': partial(make, build_optimized),
+        'ours bf16': partial(make, partial(build_optimized, dtype=torch.bfloat16)),
+    }
+    return peers, ours
+
+
+def _in_both_formats(make: Callable[..., Prepared]) -> Builds:
+    """Return the peers in torch's default memory format and in channels_last."""
+    builds: Builds = {}
+    for name, build in PEERS.items():
+        builds[name] = partial(make, build)
+        builds[f'{name} channels_last'] = partial(make, build, channels_last=True)
+    return builds
 
 
 def _dtype(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Published costs of other backbones, which ours are compared with."""
+"""Published costs of the models, and of other backbones in the same models."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..experiments import EXPERIMENTS, Experiment
 
 @dataclass(frozen=True)
 class Comparator:
-    """A model of table 3 or 4 on another backbone.
+    """A model of table 3 or 4 with another backbone.
 
     Attributes:
-        experiment: The published experiment that has the same heads and the same image.
-        backbone: The config of the backbone, of mmdet or mmseg.
+        experiment: The published experiment with the same heads and the same image.
+        backbone: Config of the backbone, for mmdet or mmseg.
         paper_gmacs: The paper's multiply-adds in 1e9.
-        paper_params: The paper's parameters in 1e6; table 3 has none.
-        note: Why the paper's figure is another one, if it is.
+        paper_params: The paper's parameters in 1e6; table 3 states none.
+        note: Why the paper's figure differs from ours, if it does.
     """
 
     experiment: str
@@ -35,7 +35,7 @@ class Comparator:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model of table 12 and of the authors' README, for ImageNet.
+    """An ImageNet classifier of table 12 and of the authors' README.
 
     Attributes:
         arch: Name in :data:`~convnext_backbones.VARIANTS`.
@@ -56,10 +56,15 @@ class Classifier:
 
 
 def _swin(embed_dims: int, depth: int, num_heads: int) -> dict:
-    """Swin in mmdet and mmseg: width and heads of the first stage, depth of the third.
+    """Return the config of Swin for mmdet and mmseg.
 
-    The paper's figures are those of windows of 7, at all image sizes. Maps are padded to whole
-    windows, and the padding is counted as it is computed.
+    The paper's figures are for windows of 7 at all image sizes. Maps are padded to whole windows,
+    and operations on the padding count.
+
+    Args:
+        embed_dims: Width of the first stage.
+        depth: Depth of the third stage.
+        num_heads: Heads of the first stage.
     """
     return dict(
         type='SwinTransformer',
@@ -78,8 +83,8 @@ SWIN_S = _swin(96, 18, 3)
 SWIN_B = _swin(128, 18, 4)
 SWIN_L = _swin(192, 18, 6)
 SWIN_L_NOTE = (
-    "The paper's figures for Swin-L leave out the matrix products of attention, which those for "
-    'the other sizes of Swin have.'
+    "The paper's figures for Swin-L omit the matrix products of attention, unlike those for the "
+    'other sizes of Swin.'
 )
 COMPARATORS: dict[str, Comparator] = {
     'mask_rcnn_swin_t': Comparator('mask_rcnn_convnext_t', SWIN_T, 267),

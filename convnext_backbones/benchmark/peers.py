@@ -1,4 +1,4 @@
-"""Other implementations of ConvNeXt, and Swin, with our weights and interface."""
+"""Build other implementations of ConvNeXt with our weights, and Swin with its own."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from unittest import mock
 
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..models.convnext import NORM_EPS
+from ..models.block import NORM_EPS
 from ..models.layers import LayerNorm2d
 from ..models.variants import resolve_variant
 from ..weights.layouts import LAYOUTS
@@ -24,12 +25,14 @@ ABSENT_PEERS = {'official': 'not on PyPI: the authors publish their code as a re
 
 
 class PeerBackbone(nn.Module):
-    """A peer with our weights.
+    """Another implementation of the backbone, with our weights.
+
+    A peer without output norms gets ours.
 
     Args:
         body: The peer's network.
-        layout: Its name in :data:`~convnext_backbones.layouts.LAYOUTS`.
-        take_maps: From the network and images to the maps of the four stages.
+        layout: Name of its layout in :data:`~convnext_backbones.weights.layouts.LAYOUTS`.
+        take_maps: Computes the maps of the four stages from the network and the images.
         state: Our weights.
     """
 
@@ -54,7 +57,7 @@ class PeerBackbone(nn.Module):
                 self.norms.append(norm)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The four normalized maps of ``x``."""
+        """Return the four normalized maps of ``x``, (N, 3, H, W): (N, C_i, H_i, W_i) each."""
         maps = self.take_maps(self.body, x)
         if self.norms:
             maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
@@ -62,7 +65,7 @@ class PeerBackbone(nn.Module):
 
 
 def build_timm(arch: str, state: State) -> nn.Module:
-    """timm's feature extractor."""
+    """Build timm's feature extractor."""
     import timm
 
     body = timm.create_model(f'convnext_{arch}', features_only=True, out_indices=OUTPUTS)
@@ -70,7 +73,11 @@ def build_timm(arch: str, state: State) -> nn.Module:
 
 
 def build_torchvision(arch: str, state: State) -> nn.Module:
-    """torchvision's classifier, without its end."""
+    """Build torchvision's classifier, without its head.
+
+    Raises:
+        ValueError: torchvision has no such variant.
+    """
     import torchvision
 
     build = getattr(torchvision.models, f'convnext_{arch}', None)
@@ -79,7 +86,7 @@ def build_torchvision(arch: str, state: State) -> nn.Module:
     body = build(stochastic_depth_prob=0.0)
     del body.classifier
 
-    def take_maps(body: nn.Module, x: Tensor) -> list[Tensor]:
+    def take_maps(body: Any, x: Tensor) -> list[Tensor]:
         maps = []
         for i, layer in enumerate(body.features):
             x = layer(x)
@@ -91,22 +98,22 @@ def build_torchvision(arch: str, state: State) -> nn.Module:
 
 
 def build_transformers(arch: str, state: State) -> nn.Module:
-    """Hugging Face's backbone."""
+    """Build the backbone of Hugging Face transformers."""
     from transformers import ConvNextBackbone, ConvNextConfig
 
     variant = resolve_variant(arch)
-    config = ConvNextConfig(
+    options: dict[str, Any] = dict(
         depths=list(variant.depths),
         hidden_sizes=list(variant.dims),
         layer_norm_eps=NORM_EPS,
         out_features=[f'stage{i + 1}' for i in OUTPUTS],
     )
-    body = ConvNextBackbone(config)
+    body = ConvNextBackbone(ConvNextConfig(**options))
     return PeerBackbone(body, 'transformers', lambda body, x: body(x).feature_maps, state)
 
 
 def build_mmpretrain(arch: str, state: State) -> nn.Module:
-    """mmpretrain's backbone, as its configs for dense prediction have it."""
+    """Build mmpretrain's backbone, set up for dense prediction."""
     import_mmpretrain()
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         body = MODELS.build(mmpretrain_backbone(arch))
@@ -114,7 +121,7 @@ def build_mmpretrain(arch: str, state: State) -> nn.Module:
 
 
 def mmpretrain_backbone(arch: str | Mapping) -> dict:
-    """The config of mmpretrain's backbone, for any scope."""
+    """Return the config of mmpretrain's backbone, for any default scope."""
     variant = resolve_variant(arch)
     return dict(
         type='mmpretrain.ConvNeXt',
@@ -126,17 +133,15 @@ def mmpretrain_backbone(arch: str | Mapping) -> dict:
 
 
 def import_mmpretrain() -> None:
-    """Import mmpretrain's models without what unrelated parts of it need.
+    """Import all models of mmpretrain, without the dependencies of its unrelated parts.
 
-    All of them, which its registry wants to have: mmdet tries the same import, and leaves half of
-    it behind where torchvision is missing.
-
-    Its metric of visual grounding wants torchvision, for which an empty module stands in, and its
-    multimodal models an older transformers; they are left out.
+    Call it before mmdet tries the same import, which leaves mmpretrain half-imported if
+    torchvision is missing. mmpretrain needs torchvision for a metric only, so an empty module
+    replaces it. Its multimodal models need an older transformers and are skipped.
     """
     from mmpretrain.utils import dependency
 
-    stubs = {}
+    stubs: dict[str, Any] = {}
     if importlib.util.find_spec('torchvision') is None:
         names = ('torchvision', 'torchvision.ops', 'torchvision.ops.boxes')
         stubs = {name: types.ModuleType(name) for name in names}
@@ -151,8 +156,8 @@ def import_mmpretrain() -> None:
             del sys.modules[name]
 
 
-def build_swin(arch: str, state: State) -> nn.Module:
-    """mmdet's Swin Transformer of the same size, with weights of its own."""
+def build_swin(arch: str | Mapping, state: State) -> nn.Module:
+    """Build mmdet's Swin Transformer of the same size, with random weights of its own."""
     from mmdet.models import SwinTransformer
 
     options = {key: value for key, value in swin_backbone(arch).items() if key != 'type'}
@@ -160,13 +165,13 @@ def build_swin(arch: str, state: State) -> nn.Module:
 
 
 def swin_backbone(arch: str | Mapping) -> dict:
-    """The config of the Swin Transformer of the same size, of mmdet and mmseg.
+    """Return the config of the Swin Transformer of the same size, for mmdet and mmseg.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none of this size.
     """
     if isinstance(arch, Mapping) or arch not in SWIN:
-        raise ValueError(f'there is a Swin for {", ".join(SWIN)} only')
+        raise ValueError(f'there is no Swin for {arch!r}, only for {", ".join(SWIN)}')
     return SWIN[arch]
 
 

@@ -1,4 +1,4 @@
-"""Runtimes that a backbone is timed in: torch, a training step, OpenVINO and ONNX Runtime."""
+"""Prepare a backbone for timing in torch, in a training step, in OpenVINO and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.convnext import ConvNeXt
 from .case import INPUT, WEIGHTS, Case, State, largest_difference, saved_bytes
-from .race import Prepared
+from .worker import Prepared
 
 
 def build_ours(arch: str, state: State, **options: Any) -> nn.Module:
-    """Our backbone, plain."""
+    """Build our backbone in its plain form."""
     backbone = ConvNeXt(arch, layer_scale_init_value=1.0, **options)
     backbone.load_state_dict(state)
     return backbone
 
 
 def build_optimized(arch: str, state: State, dtype: torch.dtype | None = None) -> nn.Module:
-    """Our backbone as it should be used for inference."""
+    """Build our backbone in its form for inference."""
     return optimize(build_ours(arch, state).eval(), dtype)
 
 
 def optimize(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """Our form for inference.
+    """Return our form of ``model`` for inference.
 
     Raises:
         RuntimeError: It would not compute in ``dtype`` on this processor.
@@ -43,9 +43,11 @@ def optimize(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return optimize_for_inference(model, dtype=dtype)
 
 
-def _load_case(case: Case, folder: Path, build: Callable, channels_last: bool) -> tuple:
-    """A backbone and the images."""
-    module = build(case.arch, load_file(folder / WEIGHTS))
+def _load_case(
+    case: Case, folder: Path, build: Callable[[Any, State], nn.Module], channels_last: bool
+) -> tuple[nn.Module, Tensor]:
+    """Return a backbone and the images."""
+    module: Any = build(case.arch, load_file(folder / WEIGHTS))
     images = load_file(folder / INPUT)['images'].clone()
     if channels_last:
         module = module.to(memory_format=torch.channels_last)
@@ -56,34 +58,34 @@ def _load_case(case: Case, folder: Path, build: Callable, channels_last: bool) -
 def in_torch(
     case: Case,
     folder: Path,
-    build: Callable[[str, State], nn.Module],
+    build: Callable[[Any, State], nn.Module],
     channels_last: bool = False,
     compiled: bool = False,
     dtype: torch.dtype = torch.float32,
     same_weights: bool = True,
 ) -> Prepared:
-    """Inference of a torch module.
+    """Prepare inference of a torch module.
 
     Args:
         case: What to compute.
-        folder: Of :func:`prepare`.
-        build: From a variant and our weights to a module.
-        channels_last: The memory format of weights and input; False leaves them alone.
-        compiled: Whether ``torch.compile`` gets it, weights frozen.
-        dtype: Of weights and input.
-        same_weights: Whether it computes the same as ours.
+        folder: Folder that :func:`.contenders.prepare` filled.
+        build: Builds the module from a variant and our weights.
+        channels_last: Whether to convert weights and input to channels_last.
+        compiled: Whether to compile the module, with frozen weights.
+        dtype: Data type of weights and input.
+        same_weights: Whether the module computes the same function as ours.
     """
     module, images = _load_case(case, folder, build, channels_last)
     module.eval().requires_grad_(False)
     if dtype is not torch.float32:
         module, images = module.to(dtype), images.to(dtype)
-    forward = module
+    forward: Callable[[Tensor], Any] = module
     if compiled:
         from torch._inductor import config
 
         config.freezing = True
         forward = torch.compile(module)
-        # Compiling belongs to building: what the compiler leaves in memory is not the network's.
+        # Compile while building: memory that the compiler keeps is not the network's.
         with torch.no_grad():
             forward(images)
 
@@ -104,10 +106,10 @@ def in_torch(
 def in_training(
     case: Case,
     folder: Path,
-    build: Callable[[str, State], nn.Module],
+    build: Callable[[Any, State], nn.Module],
     channels_last: bool = False,
 ) -> Prepared:
-    """A training step; the arguments are those of :func:`in_torch`."""
+    """Prepare a training step; see :func:`in_torch` for the arguments."""
     module, images = _load_case(case, folder, build, channels_last)
     module.train()
 
@@ -128,12 +130,15 @@ def in_training(
 
 
 def in_openvino(case: Case, folder: Path, precision: str) -> Prepared:
-    """OpenVINO, given our plain backbone for one input size.
+    """Prepare our plain backbone, converted for one input size, in OpenVINO.
 
     Args:
         case: What to compute.
-        folder: Of :func:`prepare`.
+        folder: Folder that :func:`.contenders.prepare` filled.
         precision: ``f32`` or ``bf16``.
+
+    Raises:
+        RuntimeError: OpenVINO does not compute in this precision on this processor.
     """
     import openvino
 
@@ -151,23 +156,23 @@ def in_openvino(case: Case, folder: Path, precision: str) -> Prepared:
     if chosen != precision:
         raise RuntimeError(f'OpenVINO computes in {chosen} on this processor, not in {precision}')
     request = compiled.create_infer_request()
-    images = images.numpy()
+    array = images.numpy()
 
     def run() -> list:
-        return list(request.infer([images], share_inputs=True, share_outputs=True).values())
+        return list(request.infer([array], share_inputs=True, share_outputs=True).values())
 
     return Prepared(run, dict(difference=lambda: largest_difference(run(), folder)))
 
 
 def in_onnxruntime(case: Case, folder: Path) -> Prepared:
-    """ONNX Runtime, given our plain backbone for one input size."""
+    """Prepare our plain backbone, exported for one input size, in ONNX Runtime."""
     import onnxruntime
 
     module, images = _load_case(case, folder, build_ours, channels_last=False)
     module.eval().requires_grad_(False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
-    # Threads that spin between turns would take the processor from the next contender.
+    # Threads that spin between turns would slow down the next contender.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     with tempfile.TemporaryDirectory() as exported:
         path = Path(exported) / 'backbone.onnx'

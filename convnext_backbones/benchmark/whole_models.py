@@ -1,7 +1,13 @@
-"""Whole detectors and segmentors, timed from the decoded image to the predictions."""
+"""Prepare whole detectors and segmentors, timed from the decoded image to the predictions.
+
+The random weights make a detector find as many objects as it may keep, a hundred by default, so
+that boxes and masks are really computed, masks in the size of the image. Segmentors process the
+image as a whole.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +23,18 @@ from ..engine.hardware import adapt_to_hardware
 from ..io.mmengine_patches import read_files_safely
 from ..weights.layouts import LAYOUTS
 from ..weights.names import export
-from .case import INPUT, WEIGHTS, Case, largest_difference, randomize
-from .complexity import count_parts, replace_backbone
+from .case import INPUT, WEIGHTS, Case, State, largest_difference, randomize
+from .complexity import replace_backbone
+from .counting import count_parts
 from .peers import import_mmpretrain, mmpretrain_backbone, swin_backbone
-from .race import Prepared
 from .runtimes import optimize
+from .worker import Prepared
 
-PREFIX = 'backbone.'
+BACKBONE_PREFIX = 'backbone.'
 
 
 def read_config(path: str) -> Config:
-    """A detection or segmentation config, set up to be timed; see the top of this module.
+    """Read a detection or segmentation config, and set it up for timing.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -36,7 +43,7 @@ def read_config(path: str) -> Config:
     cfg = load_config(path)
     if cfg.model.backbone.get('type') != 'ConvNeXt':
         raise ValueError(
-            f"expected a config whose backbone has type='ConvNeXt', got "
+            "expected a config whose backbone has type='ConvNeXt', got "
             f'{cfg.model.backbone.get("type")!r} in {path!r}'
         )
     cfg.model.backbone.pop('init_cfg', None)
@@ -47,14 +54,19 @@ def read_config(path: str) -> Config:
 
 
 def build_untrained(cfg: Config) -> nn.Module:
-    """The model of a config, with any weights."""
+    """Build the model of a config; its weights are arbitrary."""
     read_files_safely()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(cfg.model)
 
 
 def model_input(cfg: Config, image: Tensor) -> dict:
-    """What a data loader gives ``test_step`` for one image, uint8 of shape (3, H, W)."""
+    """Return the input of ``test_step`` for one image.
+
+    Args:
+        cfg: Config of the model.
+        image: uint8, (3, H, W).
+    """
     if cfg.default_scope == 'mmdet':
         from mmdet.structures import DetDataSample as DataSample
     else:
@@ -65,10 +77,10 @@ def model_input(cfg: Config, image: Tensor) -> dict:
 
 
 @torch.no_grad()
-def compared_outputs(model: nn.Module, data: dict) -> list[Tensor]:
-    """What is compared of a model: the logits of a segmentor, the neck's maps of a detector.
+def compared_outputs(model: Any, data: dict) -> list[Tensor]:
+    """Return the outputs to compare: the logits of a segmentor, the neck's maps of a detector.
 
-    The boxes of a detector are chosen, and no two roundings need choose the same.
+    The boxes of a detector are not compared: rounding decides which of them survive NMS.
     """
     if hasattr(model, 'decode_head'):
         return [model.test_step(data)[0].seg_logits.data]
@@ -83,30 +95,31 @@ def whole_model(
     optimized: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Prepared:
-    """``test_step`` of a detector or a segmentor.
+    """Prepare ``test_step`` of a detector or a segmentor.
 
     Args:
-        case: With a config.
-        folder: Of :func:`prepare`.
-        backbone: ``ours``, ``mmpretrain``, or ``swin``, whose weights are its own.
-        optimized: Whether our form for inference is taken.
-        dtype: Of that form.
+        case: What to compute; it has a config.
+        folder: Folder that :func:`.contenders.prepare` filled.
+        backbone: ``ours``, ``mmpretrain``, or ``swin``, which has random weights of its own.
+        optimized: Whether to use our form for inference.
+        dtype: Data type of that form.
     """
+    assert case.config is not None
     cfg = read_config(case.config)
     state = load_file(folder / WEIGHTS)
     images = load_file(folder / INPUT)['images'].clone()
-    measures = {}
+    measures: dict[str, Callable[[], Any]] = {}
     if backbone == 'mmpretrain':
         import_mmpretrain()
         cfg.model.backbone = mmpretrain_backbone(case.arch)
-        ours = {key.removeprefix(PREFIX): x for key, x in state.items() if key.startswith(PREFIX)}
-        rest = {key: x for key, x in state.items() if not key.startswith(PREFIX)}
+        ours = _without_prefix(state)
+        rest = {key: x for key, x in state.items() if not key.startswith(BACKBONE_PREFIX)}
         state = {**rest, **export(ours, LAYOUTS['mmpretrain'], inside=True)[0]}
     elif backbone == 'swin':
         cfg = replace_backbone(cfg, swin_backbone(case.arch))
         macs = sum(part.macs for part in count_parts(build_on_meta(cfg), case.shape))
         measures['flops'] = lambda: 2 * macs
-    model = build_untrained(cfg)
+    model: Any = build_untrained(cfg)
     if backbone == 'swin':
         randomize(model)
     else:
@@ -125,3 +138,12 @@ def whole_model(
     if backbone != 'swin':
         measures['difference'] = lambda: largest_difference(compared_outputs(model, data), folder)
     return Prepared(run, measures)
+
+
+def _without_prefix(state: State) -> State:
+    """Return the weights of the backbone under their own names."""
+    return {
+        key.removeprefix(BACKBONE_PREFIX): x
+        for key, x in state.items()
+        if key.startswith(BACKBONE_PREFIX)
+    }

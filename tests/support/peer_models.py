@@ -7,7 +7,6 @@ handling cannot hide a mistake.
 from __future__ import annotations
 
 import importlib
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from convnext_backbones import (
     LoadReport,
     load_weights,
 )
+from convnext_backbones.benchmark.case import randomize as draw_parameters
 from convnext_backbones.benchmark.peers import import_mmpretrain
 
 # The largest difference that passes in fp32, as a fraction of the largest value. Rounding alone
@@ -372,25 +372,13 @@ def compare_classifier_files(
 
 
 def randomize(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Give a module on the meta device weights that hide nothing and keep activations in scale.
+    """Give a module on the meta device random weights that hide nothing.
 
-    Norms and layer scales, ones at the start of training, are drawn too: an affine that is
-    forgotten or swapped shows. The variance of weights is 1 / fan-in. The module is left in
-    evaluation mode, without parameter gradients.
+    Norms and layer scale, ones at the start of training, are drawn too: an affine that is
+    forgotten or swapped shows. The module is left in evaluation mode, without parameter gradients.
     """
     module.to(dtype).to_empty(device='cpu').eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in module.named_parameters():
-        if parameter.dim() > 1:
-            bound = math.sqrt(3 / parameter[0].numel())
-            low, high = -bound, bound
-        elif name.endswith('gamma'):
-            low, high = 0.1, 0.3
-        elif name.endswith('weight'):
-            low, high = 0.8, 1.2
-        else:
-            low, high = -0.2, 0.2
-        parameter.uniform_(low, high, generator=generator)
+    draw_parameters(module, layer_scale=(0.1, 0.3))
 
 
 def _maps_of(peer: Peer, theirs: nn.Module, ours: ConvNeXt) -> Callable[[Tensor], Sequence[Tensor]]:
