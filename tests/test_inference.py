@@ -12,9 +12,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier
-from convnext_backbones.inference import backbone as inference_backbone
-from convnext_backbones.inference import fast_form, optimize
-from convnext_backbones.inference.backbone import InferenceBlock, InferenceConvNeXt, even_share
+from convnext_backbones.inference import bands, fast_form, optimize
+from convnext_backbones.inference import block as inference_block
+from convnext_backbones.inference.backbone import InferenceConvNeXt
+from convnext_backbones.inference.bands import even_share
+from convnext_backbones.inference.block import InferenceBlock
 from convnext_backbones.inference.fast_form import bf16_is_fast
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.models.block import Block
@@ -86,12 +88,12 @@ def check(net, images, tolerance=1e-5):
 @pytest.mark.parametrize('size', SIZES, ids=str)
 @pytest.mark.parametrize(
     ('band_bytes', 'kept'),
-    [(1, 0), (20_000, 512), (60_000, 0), (inference_backbone.BAND_BYTES, 10**6)],
+    [(1, 0), (20_000, 512), (60_000, 0), (bands.BAND_BYTES, 10**6)],
 )
 def test_same_maps_at_every_size(net, monkeypatch, calls, size, band_bytes, kept):
     """Bands of few rows, several samples per band, and weights kept or not."""
-    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', band_bytes)
-    monkeypatch.setattr(inference_backbone, 'KEEP_PACKED_POSITIONS', kept)
+    monkeypatch.setattr(bands, 'BAND_BYTES', band_bytes)
+    monkeypatch.setattr(inference_block, 'KEEP_PACKED_POSITIONS', kept)
     for samples in (1, 3):
         check(net, torch.randn(samples, 3, *size))
     assert all(calls.values())
@@ -100,7 +102,7 @@ def test_same_maps_at_every_size(net, monkeypatch, calls, size, band_bytes, kept
 @pytest.mark.parametrize('part', [7, 32, 50])
 def test_same_maps_in_parts_of_the_channels(net, monkeypatch, part):
     """Parts of one size, and with a smaller one at the end."""
-    monkeypatch.setattr(inference_backbone, 'PART_CHANNELS', part)
+    monkeypatch.setattr(inference_block, 'PART_CHANNELS', part)
     fast = check(net, torch.randn(2, 3, 64, 96))
     block = fast.stages[-1][-1]
     parts = block.packed.value.parts
@@ -119,13 +121,13 @@ def test_bands_share_rows_and_samples(net, monkeypatch):
 
     monkeypatch.setattr(InferenceBlock, '_depthwise', note)
     fast = optimize_for_inference(net)
-    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', 20_000)
+    monkeypatch.setattr(bands, 'BAND_BYTES', 20_000)
     fast(torch.randn(3, 3, 96, 64))
     samples, rows, heights = zip(*seen, strict=True)
     assert set(samples) == {1, 2, 3}  # of a band, and of whole maps
     assert rows[:9] == (8,) * 9 and heights[0] == 24
     seen.clear()
-    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', 1)
+    monkeypatch.setattr(bands, 'BAND_BYTES', 1)
     fast(torch.randn(1, 3, 4 * 29, 32))
     assert [row for _, row, height in seen if height == 29] == [6, 6, 6, 6, 5]
 
@@ -158,7 +160,7 @@ def test_even_share():
     ids=str,
 )
 def test_same_maps_of_every_form(miniature, monkeypatch, calls, kwargs):
-    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', 20_000)
+    monkeypatch.setattr(bands, 'BAND_BYTES', 20_000)
     net = build(**dict(dict(arch=miniature), **kwargs))
     for samples, *size in ((1, 32, 32), (2, 75, 130)):
         check(net, torch.randn(samples, net.in_chans, *size))
@@ -335,7 +337,7 @@ def test_packed_weights_are_kept_for_small_maps_only(net, monkeypatch, calls):
     assert packings(1, 3, 64, 64) == 0
     assert packings(1, 3, 64, 96) == 3 * len(blocks)  # another shape of the maps
     assert all(block.packed.value is not None for block in blocks)
-    monkeypatch.setattr(inference_backbone, 'KEEP_PACKED_POSITIONS', 2 * 8 * 8)
+    monkeypatch.setattr(inference_block, 'KEEP_PACKED_POSITIONS', 2 * 8 * 8)
     fast = optimize_for_inference(net)
     blocks = [module for module in fast.modules() if isinstance(module, InferenceBlock)]
     packings(2, 3, 64, 64)  # maps of 16 x 16, then of 8 x 8
@@ -371,7 +373,7 @@ def test_onednn_switched_off(net, images, calls, monkeypatch):
     fast = optimize_for_inference(net)
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         assert_close(fast(images), net(images))
-    for module in ('inference', 'layers'):
+    for module in ('inference.fast_form', 'models.layers'):
         monkeypatch.setattr(f'convnext_backbones.{module}.HAS_ONEDNN', False)
     with torch.no_grad():
         assert_close(fast(images), net(images))
@@ -455,16 +457,19 @@ def test_older_instructions(run_python, tmp_path):
         import os
 
         import torch
-        from convnext_backbones import ConvNeXt, inference
+        from convnext_backbones import ConvNeXt
+        from convnext_backbones.inference import bands
+        from convnext_backbones.inference.fast_form import bf16_is_fast
+        from convnext_backbones.inference.optimize import optimize_for_inference
 
-        inference.BAND_BYTES = 20_000
+        bands.BAND_BYTES = 20_000
         os.environ['ONEDNN_VERBOSE'] = '1'
 
         def compare():
             arch = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
             net = ConvNeXt(arch, layer_scale_init_value=1.0).eval()
-            inference.bf16_is_fast()
-            fast = inference.optimize_for_inference(net)
+            bf16_is_fast()
+            fast = optimize_for_inference(net)
             for size in ((2, 3, 64, 96), (1, 3, 33, 63), (3, 3, 128, 100)):
                 x = torch.randn(size)
                 with torch.no_grad():
@@ -525,9 +530,9 @@ def test_with_bf16_only_what_lies_between_is_bf16(net, monkeypatch):
 
 
 @pytest.mark.skipif(not bf16_is_fast(), reason='this CPU has no bf16 instructions')
-@pytest.mark.parametrize('band_bytes', [20_000, inference_backbone.BAND_BYTES])
+@pytest.mark.parametrize('band_bytes', [20_000, bands.BAND_BYTES])
 def test_maps_in_bf16(net, monkeypatch, band_bytes):
-    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', band_bytes)
+    monkeypatch.setattr(bands, 'BAND_BYTES', band_bytes)
     fast = optimize_for_inference(net, dtype=torch.bfloat16)
     for size in SIZES:
         images = torch.randn(2, 3, *size)

@@ -17,8 +17,7 @@ from PIL import Image
 from support.untrained import leave_untrained
 
 from convnext_backbones.engine.build import build_model
-from convnext_backbones.inference import predictor
-from convnext_backbones.io import images
+from convnext_backbones.inference import folder, predictor
 from convnext_backbones.io.images import MAX_PIXELS_VARIABLE
 from tools import predict
 
@@ -168,7 +167,7 @@ def test_what_is_done_when_it_is_interrupted_is_kept(
             raise KeyboardInterrupt
         return picture()
 
-    monkeypatch.setattr(images, 'read_image', read)
+    monkeypatch.setattr(folder, 'read_image', read)
     status, saved = run(model, two_images, tmp_path / 'out')
     assert status == 130
     assert saved['images'].keys() == {'a.png'} and not saved['failures']
@@ -183,7 +182,7 @@ def test_results_that_do_not_fit_into_memory_are_not_begun(
     message, saved = run(model, two_images, tmp_path / 'out')
     assert re.fullmatch(
         f'predict: {two_images / "b.png"}: results for 500 x 400 pixels take at least [0-9.]+ GiB, '
-        'and 0.0 GiB of memory are free; scale the image down or cut it up',
+        'and 0.0 GiB of memory are free; scale the image down or split it',
         message,
     )
     assert saved['images'].keys() == {'a.png'}

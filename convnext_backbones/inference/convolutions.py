@@ -15,8 +15,8 @@ from .fast_form import has_fast_form
 class InferenceLinear(PointwiseLinear):
     """A linear layer over the last axis, computed by oneDNN."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape (..., C_in) to (..., C_out)."""
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Map ``x`` of shape (..., C_in) to (..., C_out); there is no ``scale`` in heads."""
         if not x.numel() or not has_fast_form(self, x):
             return F.linear(x, self.weight, self.bias)
         rows = x.reshape(1, 1, -1, self.in_features)
@@ -57,7 +57,7 @@ class InferenceConvModule(ConvModule):
 
 
 def is_fusible(module: ConvModule) -> bool:
-    """Whether ``module`` is no more than convolution, batch norm and ReLU, in this order."""
+    """Whether ``module`` consists of convolution, batch norm and ReLU only, in this order."""
     return (
         type(module.conv) is nn.Conv2d
         and module.conv.padding_mode == 'zeros'
@@ -71,7 +71,7 @@ def is_fusible(module: ConvModule) -> bool:
 
 
 def _is_constant(norm: nn.Module) -> bool:
-    """Whether ``norm`` scales and shifts in evaluation mode by what it has learnt."""
+    """Whether ``norm`` is a constant scale and shift in evaluation mode."""
     return (
         isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
         and norm.track_running_stats
@@ -80,7 +80,7 @@ def _is_constant(norm: nn.Module) -> bool:
 
 
 def folded(module: ConvModule) -> tuple[Tensor, Tensor | None]:
-    """Weight, in channels_last, and bias of a convolution that does the batch norm as well."""
+    """Return weight, in channels_last, and bias of a convolution that includes the batch norm."""
     weight, bias = module.conv.weight, module.conv.bias
     if module.with_norm:
         norm = module.norm

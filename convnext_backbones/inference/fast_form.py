@@ -1,4 +1,4 @@
-"""Decide whether oneDNN's fused operations apply."""
+"""When the fast form applies: which inputs, modes and CPUs oneDNN's fused operations cover."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def bf16_is_fast() -> bool:
     """
     if not HAS_ONEDNN or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    native = getattr(torch.cpu, '_is_avx512_bf16_supported', bool)  # older versions do not tell
+    native = getattr(torch.cpu, '_is_avx512_bf16_supported', bool)  # not in older versions
     return not HAS_AVX512 or native()
 
 
 def has_fast_form(module: nn.Module, *inputs: Tensor) -> bool:
     """Whether oneDNN's fused operations apply to ``module`` with these inputs.
 
-    They know neither gradients nor autocast, no other device, and no other type than fp32.
+    They support neither gradients nor autocast, no device but the CPU and no type but fp32.
     """
     if not HAS_ONEDNN or not all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS):
         return False
     tensors = (*inputs, *module.parameters())
     return (
-        torch.backends.mkldnn.enabled
+        bool(torch.backends.mkldnn.enabled)
         and all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
         and not module.training
         and not torch.is_autocast_enabled('cpu')

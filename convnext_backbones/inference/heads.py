@@ -1,13 +1,14 @@
-"""What follows the backbone, faster on CPUs: necks and heads of mmdet and mmseg.
+"""Faster necks and heads of mmdet and mmseg, for inference on CPUs.
 
 :func:`optimize_heads` gives their modules classes that compute the same from the same parameters:
-everything stays in channels_last, batch norm and ReLU are done by the convolutions, 3x3 ones with
-half of the multiplications (:mod:`.winograd`), and RoIAlign is a weighted sum of rows. What only
-mmseg has is in :mod:`.inference_segmentors`.
+everything stays in channels_last; convolutions include batch norm and ReLU, and those of 3x3 need
+half of the multiplications (:mod:`~convnext_backbones.ops.winograd`); RoIAlign is a weighted sum of
+rows. The parts that only mmseg has are in :mod:`.segmentors`.
 """
 
 from __future__ import annotations
 
+import mmcv.ops
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.ops import RoIAlign
@@ -21,12 +22,16 @@ from .roi_align import InferenceRoIAlign
 
 
 def optimize_heads(model: nn.Module) -> None:
-    """Give neck and heads of a detector or a segmentor their faster classes, in place."""
-    faster = {RoIAlign: InferenceRoIAlign} | _faster_segmentation_parts()
+    """Give neck and heads of a detector or a segmentor their faster classes, in place.
+
+    Only modules of exactly the classes that have a faster one are changed, no subclasses.
+    """
+    faster: dict[type, type] = {RoIAlign: InferenceRoIAlign, **_faster_segmentation_parts()}
     if HAS_AVX512:
         faster[nn.Linear] = InferenceLinear
-    operators = [module for module in model.modules() if _is_operator(module)]
-    theirs = {part for operator in operators for part in operator.modules()}
+    kinds = _operator_classes()
+    operators = {module for module in model.modules() if _is_operator(module, kinds)}
+    in_operators = {part for operator in operators for part in operator.modules()}
     for module in model.modules():
         if type(module) is ConvModule and is_fusible(module):
             module.__class__ = InferenceConvModule
@@ -36,23 +41,39 @@ def optimize_heads(model: nn.Module) -> None:
             module.register_forward_pre_hook(_contiguous, with_kwargs=True)
         if isinstance(module, InferenceConvNeXt):
             module.maps_channels_last = True
-        elif type(module) is nn.Conv2d and module not in theirs:
+        elif type(module) is nn.Conv2d and module not in in_operators:
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
             if is_covered(module):
                 module.__class__ = InferenceConv2d
 
 
-def _is_operator(module: nn.Module) -> bool:
-    """Whether ``module`` is mmcv's, or derived from it, and may read memory ignoring strides.
+def _operator_classes() -> tuple[type[nn.Module], ...]:
+    """Return the modules that mmcv.ops exports, whichever package implements them.
 
-    Its own layers may compute what it reads: they keep their layout, and so that of their inputs.
+    torch's own layers are excluded: mmcv.ops may export them, and they respect strides.
     """
-    return not isinstance(module, InferenceRoIAlign) and any(
-        base.__module__.startswith('mmcv.ops.') for base in type(module).__mro__
+    names = getattr(mmcv.ops, '__all__', None) or vars(mmcv.ops)
+    exported = (getattr(mmcv.ops, name, None) for name in names)
+    return tuple(
+        value
+        for value in exported
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__.partition('.')[0] != 'torch'
     )
 
 
+def _is_operator(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether ``module`` is an mmcv operator.
+
+    These may ignore strides, so their inputs, and the layers inside them, must stay contiguous.
+    """
+    return isinstance(module, kinds) and not isinstance(module, InferenceRoIAlign)
+
+
 def _contiguous(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Pass contiguous tensors on to ``forward``."""
+
     def contiguous(x: object) -> object:
         return x.contiguous() if isinstance(x, Tensor) else x
 
@@ -60,7 +81,7 @@ def _contiguous(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, di
 
 
 def _faster_segmentation_parts() -> dict[type, type]:
-    """The parts of mmseg with a faster class, where mmseg is installed."""
+    """Return the faster classes of mmseg's parts, by the class they replace."""
     try:
         from mmseg.models import EncoderDecoder, UPerHead
     except ImportError:

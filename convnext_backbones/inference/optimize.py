@@ -11,27 +11,32 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..models.convnext import ConvNeXt
-from .backbone import InferenceConvNeXt
+from .backbone import optimize_backbone
 from .fast_form import bf16_is_fast
 
 
 def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
     """Copy a network into a form that is faster on CPUs, and leave the argument as it was.
 
-    The copy has the parameters and state dict of the original, takes inputs of any size, and can
-    be copied, saved, pickled and loaded into. It is in evaluation mode and its parameters want no
-    gradients. Where the fast form does not apply (another device, fp64, gradients with respect to
-    the input, autocast, training mode, no oneDNN) it computes as the original does.
+    The copy has the parameters and state dict of the original, takes inputs of any size, can be
+    copied, saved and pickled, and can load other weights. It is in evaluation mode, and its
+    parameters require no gradients. Where the fast form does not apply (another device, fp64,
+    gradients with respect to the input, autocast, training mode, no oneDNN) it computes as the
+    original does.
+
+    Subclasses of ConvNeXt and of its blocks are served as well. Each part gets a fast form only
+    where this computes the same: a class that overrides ``forward``, or a layer of another kind,
+    computes as before, and the rest is fast.
 
     Args:
-        model: A :class:`ConvNeXt`, or a detector or segmentor of mmdet or mmseg, whose other
-            parts profit too: see :mod:`.inference_heads`.
+        model: A :class:`ConvNeXt`, or a detector or segmentor of mmdet or mmseg with one; necks
+            and heads become faster too, see :mod:`.heads`.
         dtype: ``torch.bfloat16`` computes the backbone in bf16, which needs a CPU with bf16
             instructions; on others it stays in fp32, with a warning. Inputs, parameters and
-            outputs are fp32 all the same.
+            outputs are fp32 in both cases.
 
     Returns:
-        The copy. In fp32 its outputs equal the original's to rounding.
+        The copy. In fp32 its outputs equal the original's up to rounding.
 
     Raises:
         TypeError: ``model`` neither is nor contains a ConvNeXt of this package.
@@ -39,7 +44,7 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
     """
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise ValueError(f'expected dtype to be torch.float32 or torch.bfloat16, got {dtype}')
-    if not any(type(module) in (ConvNeXt, InferenceConvNeXt) for module in model.modules()):
+    if not any(isinstance(module, ConvNeXt) for module in model.modules()):
         raise TypeError(
             'expected a ConvNeXt of this package, or a detector or segmentor with one, got '
             f'{type(model).__name__}'
@@ -55,9 +60,10 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
     model.eval()
     model.requires_grad_(False)
     for module in model.modules():
-        if type(module) in (ConvNeXt, InferenceConvNeXt):
-            InferenceConvNeXt.take_over(module, dtype or torch.float32)
-    if not isinstance(model, ConvNeXt) and 'mmcv' in sys.modules:  # what follows is made of it
+        if isinstance(module, ConvNeXt):
+            optimize_backbone(module, dtype or torch.float32)
+    # Necks and heads are mmcv modules; if mmcv was never imported, there are none.
+    if not isinstance(model, ConvNeXt) and 'mmcv' in sys.modules:
         from .heads import optimize_heads
 
         optimize_heads(model)

@@ -1,4 +1,4 @@
-"""Predict one image at a time and record or draw the result."""
+"""Predict one image at a time, record and draw the result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -22,17 +23,17 @@ from ..config.walk import pipelines, transform_name
 from ..io.files import write_atomically
 from ..io.label_maps import encode_label_map
 
-# Bytes for a pixel of the image itself, its copies and its overlay, measured at 3000 x 3000.
+# Bytes per pixel for the image, its copies and its overlay, measured at 3000 x 3000.
 DRAWING = {'mmdet': 140, 'mmseg': 60}
-# mmseg finds the places for names of classes in lists of all pixels, which takes long.
+# Above, class names are not drawn: mmseg searches lists of all pixels for a place, which is slow.
 MOST_PIXELS_WITH_NAMES = 2048 * 1024
 
 
 def inference_pipeline(cfg: Config) -> Compose:
-    """The transforms of the test data, for images that have been read and have no annotations.
+    """Return the transforms of the test data, for loaded images without annotations.
 
     Raises:
-        ValueError: There are none.
+        ValueError: The config defines no transforms.
     """
     transforms = next(pipelines(cfg.test_dataloader.dataset), ())
     transforms = [t for t in deepcopy(transforms) if 'Annotations' not in transform_name(t)]
@@ -43,7 +44,7 @@ def inference_pipeline(cfg: Config) -> Compose:
 
 
 def available_memory() -> float:
-    """Bytes that can still be had of this machine and its container; infinite if not known."""
+    """Return the free bytes of memory of machine and container; infinite if not known."""
     found = re.search(r'MemAvailable: +(\d+) kB', _text('/proc/meminfo'))
     free = 1024 * int(found[1]) if found else math.inf
     limit = _text('/sys/fs/cgroup/memory.max').strip()
@@ -59,7 +60,7 @@ def _text(path: str) -> str:
 
 
 def detection_record(sample: BaseDataElement, classes: Sequence[str], score_thr: float) -> dict:
-    """Boxes (x1, y1, x2, y2 in pixels), scores, classes and RLE masks of one image."""
+    """Return boxes (x1, y1, x2, y2 in pixels), scores, classes and RLE masks of one image."""
     from mmdet.structures.mask import encode_mask_results
 
     instances = sample.pred_instances[sample.pred_instances.scores >= score_thr].cpu().numpy()
@@ -76,7 +77,7 @@ def detection_record(sample: BaseDataElement, classes: Sequence[str], score_thr:
 
 
 def segmentation_record(sample: BaseDataElement, classes: Sequence[str], label_map: Path) -> dict:
-    """The share of pixels of each class present; writes the label map beside."""
+    """Return the share of pixels of each class that is present, and write the label map."""
     labels = sample.pred_sem_seg.data[0].cpu().numpy()  # (1, H, W) -> (H, W)
     write_atomically(label_map, encode_label_map(labels).tobytes())
     present, counts = np.unique(labels, return_counts=True)
@@ -89,26 +90,28 @@ class Predictor:
 
     Args:
         cfg: A detection or segmentation config.
-        model: Its model, with weights, from :func:`convnext_backbones.launch.build_model`.
+        model: The config's model with trained weights and ``dataset_meta``, such as
+            :func:`~convnext_backbones.engine.build.build_model` returns.
         out: Folder to write to, created if it does not exist.
-        score_thr: Detections below are neither drawn nor saved.
+        score_thr: Detections with lower scores are neither drawn nor saved.
 
     Raises:
-        ValueError: Nothing tells the names of the classes or how images are prepared.
+        ValueError: Neither model nor config define class names, or the config defines no pipeline.
     """
 
     def __init__(self, cfg: Config, model: nn.Module, out: Path, score_thr: float) -> None:
         self.task = cfg.default_scope
-        self.model = model
+        self.model = cast(Any, model)  # mmdet and mmseg have no types
         self.out = out
         self.score_thr = score_thr
         self.pipeline = inference_pipeline(cfg)
         self.visualizer: Visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
-        palette = model.dataset_meta.get('palette')
-        if isinstance(palette, list):  # of lists, out of JSON; mmdet knows colors by their type
+        meta = self.model.dataset_meta
+        palette = meta.get('palette')
+        if isinstance(palette, list):  # lists, if read from JSON; mmdet expects tuples
             palette = [tuple(color) for color in palette]
-        self.visualizer.dataset_meta = {**model.dataset_meta, 'palette': palette}
-        self.classes = tuple(model.dataset_meta.get('classes') or ())
+        self.visualizer.dataset_meta = {**meta, 'palette': palette}
+        self.classes: tuple[str, ...] = tuple(meta.get('classes') or ())
         if not self.classes:
             raise ValueError(
                 'expected the names of the classes in the checkpoint or in '
@@ -118,7 +121,7 @@ class Predictor:
             (out / folder).mkdir(parents=True, exist_ok=True)
 
     def predict(self, image: np.ndarray) -> BaseDataElement:
-        """What the model finds in an image, (H, W, 3), uint8, BGR.
+        """Return the predictions for an image of shape (H, W, 3), uint8, BGR.
 
         Raises:
             ValueError: The results, which have the size of the image, would not fit into memory;
@@ -129,9 +132,9 @@ class Predictor:
         if needed > free:
             raise ValueError(
                 f'results for {width} x {height} pixels take at least {needed / 2**30:.1f} GiB, '
-                f'and {free / 2**30:.1f} GiB of memory are free; scale the image down or cut it up'
+                f'and {free / 2**30:.1f} GiB of memory are free; scale the image down or split it'
             )
-        # mmdet packs the number where a config asks for it.
+        # Some configs ask mmdet to pack the id.
         try:
             data = self.pipeline(dict(img=image, img_id=0))
         except cv2.error as error:
@@ -143,27 +146,27 @@ class Predictor:
             return self.model.test_step(pseudo_collate([data]))[0]
 
     def bytes_per_pixel(self) -> int:
-        """What the results for a pixel take at least: scores of the classes, or masks."""
+        """Return the least memory per pixel of the results: scores of the classes, or masks."""
         if self.task == 'mmseg':
             return DRAWING[self.task] + 4 * len(self.classes)  # fp32
-        settings = self.model.test_cfg or {}
+        settings: Any = self.model.test_cfg or {}
         masks = (settings.get('rcnn') or settings).get('max_per_img', 0)
         return DRAWING[self.task] + (masks if self.model.with_mask else 0)
 
     def record(self, sample: BaseDataElement, name: str) -> dict:
-        """What predictions.json says of the image ``name``; writes its label map."""
+        """Return the entry of predictions.json for the image ``name``, and write its label map."""
         if self.task == 'mmdet':
             return detection_record(sample, self.classes, self.score_thr)
         return segmentation_record(sample, self.classes, self.out / 'label_maps' / f'{name}.png')
 
     def draw(self, sample: BaseDataElement, image: np.ndarray, name: str) -> None:
-        """Write the overlay of the image ``name``; as PNG if OpenCV does not write its format."""
+        """Write the overlay of the image ``name``, as PNG if OpenCV cannot write its format."""
         if self.task == 'mmdet':
-            options = dict(pred_score_thr=self.score_thr)
+            options: dict[str, Any] = dict(pred_score_thr=self.score_thr)
         else:
             height, width = image.shape[:2]
             options = dict(with_labels=height * width <= MOST_PIXELS_WITH_NAMES)
-            sample = sample.numpy()  # with tensors mmseg cannot draw a single pixel
+            sample = sample.numpy()  # mmseg cannot draw a single pixel from tensors
         file = name if cv2.haveImageWriter(name) else f'{name}.png'
         self.visualizer.add_datasample(
             name=name,

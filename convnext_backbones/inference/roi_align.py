@@ -1,4 +1,4 @@
-"""RoIAlign as weighted sums of rows of the map."""
+"""RoIAlign as weighted sums of the vectors of a map."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from .fast_form import has_fast_form
 
 
 class InferenceRoIAlign(RoIAlign):
-    """RoIAlign as a weighted sum of rows of the map, of C values each.
+    """RoIAlign as weighted sums of the vectors of a map, of C values each.
 
-    Each of the samples in a bin lies between two rows and two columns of the map, so a bin is a
-    weighted sum of the vectors at these positions. ``F.embedding_bag`` computes such sums in
-    parallel, and reads channels_last maps as they are; mmcv's operator ignores strides and uses
-    one thread.
+    Each sample in a bin lies between two rows and two columns of the map, so a bin is a weighted
+    sum of the vectors at these positions. ``F.embedding_bag`` computes such sums in parallel and
+    reads channels_last maps directly; mmcv's operator ignores strides and uses one thread.
     """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ class InferenceRoIAlign(RoIAlign):
             rois: Of shape (K, 5): index of the image, x1, y1, x2, y2 in pixels of the image.
 
         Returns:
-            Of shape (K, C, height, width).
+            The bins, of shape (K, C, height, width).
         """
         plain = self.pool_mode != 'avg' or self.use_torchvision
         if plain or not has_fast_form(self, input, rois):
@@ -49,34 +48,34 @@ class InferenceRoIAlign(RoIAlign):
             samples = bins.ceil().long().clamp(min=0)
         first_row = rois[:, 0].long() * (height * width)
         for count in samples.unique(dim=0):
-            some = (samples == count).all(1).nonzero()[:, 0]  # RoIs with so many samples in a bin
-            near = [
+            some = (samples == count).all(1).nonzero()[:, 0]  # RoIs with `count` samples per bin
+            vertical, horizontal = (
                 _neighbors(start[some], bins[some, axis], int(count[axis]), parts, size)
                 for axis, (start, parts, size) in enumerate(
                     zip((y1, x1), self.output_size, (height, width), strict=True)
                 )
-            ]
-            out[some] = _weighted_sums(rows, first_row[some], *near, width)
+            )
+            out[some] = _weighted_sums(rows, first_row[some], vertical, horizontal, width)
         return out.permute(0, 3, 1, 2)  # (K, height, width, C) -> (K, C, height, width)
 
 
 def _neighbors(
     start: Tensor, bin_size: Tensor, count: int, bins: int, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Along one axis, the positions that the samples of every bin lie between, and their shares.
+    """Return the positions around the samples of every bin, along one axis, and their weights.
 
     Args:
-        start: Where each of the K RoIs begins, in cells of the map.
-        bin_size: Of each, in cells.
+        start: Start of each of the K RoIs, in cells of the map.
+        bin_size: Size of a bin of each RoI, in cells.
         count: Samples in a bin.
-        bins: Bins of a RoI.
-        size: Cells of the map.
+        bins: Bins of a RoI along the axis.
+        size: Size of the map along the axis.
 
     Returns:
         Positions and weights of shape (K, bins, 2 * count).
     """
     start, bin_size = start[:, None, None], bin_size[:, None, None]
-    # Added up as mmcv does: rounding decides whether a sample on the edge is inside.
+    # Summed in the order of mmcv: rounding decides whether a sample on the edge is inside.
     samples = start + bin_size * torch.arange(bins)[:, None]
     samples = samples + bin_size * (torch.arange(count) + 0.5) / max(count, 1)  # (K, bins, count)
     inside = (samples >= -1) & (samples <= size)
@@ -95,7 +94,7 @@ def _weighted_sums(
     horizontal: tuple[Tensor, Tensor],
     width: int,
 ) -> Tensor:
-    """The bins of K RoIs, of shape (K, bins, bins', C), out of ``rows``, one row per position."""
+    """Return the bins of K RoIs, of shape (K, bins, bins', C); ``rows`` has a vector per cell."""
     (y, share_y), (x, share_x) = vertical, horizontal
     shape = len(first_row), y.shape[1], x.shape[1]
     index = (first_row[:, None, None] + y * width)[:, :, None, :, None] + x[:, None, :, None]

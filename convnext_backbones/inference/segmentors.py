@@ -1,9 +1,9 @@
-"""Segmentors of mmseg, faster on CPUs: UperNet's fusion without its upsampled maps.
+"""Faster segmentors of mmseg on CPUs: UperNet's fusion without its upsampled maps.
 
-The fusion convolution sees four maps at the resolution of the finest, three of them upsampled: of
-UperNet-T's multiply-adds at 512 x 2048, two thirds. Convolution and upsampling are both linear, so
-the products with a coarse map's vectors can be formed before it is upsampled, at a fourth of the
-cost per level; what remains is interpolation, shifting and adding up, without mixing channels.
+The fusion convolution reads four maps at the resolution of the finest, three of them upsampled. It
+takes two thirds of UperNet-T's multiply-adds at 512 x 2048. Convolution and upsampling are both
+linear, so the products with the vectors of a coarse map can be computed before it is upsampled, at
+a fourth of the cost per level; interpolation, shifts and sums, which remain, mix no channels.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..ops.winograd import KERNEL, convolve, is_faster
 from .convolutions import InferenceConvModule, folded
 from .fast_form import has_fast_form
 
-# Rows and columns of the fused map that are computed at once. Larger tiles multiply with more
-# zeros of the interpolation matrices, smaller ones compute more coarse rows twice.
+# Rows and columns of the fused map that are computed at once. Larger tiles include more zeros of
+# the interpolation matrices, smaller ones compute more coarse rows twice.
 TILE_ROWS = 32
 TILE_COLUMNS = 32
 
 
 class InferenceUPerHead(UPerHead):
-    """UperNet's head with its fusion convolution taken apart by level."""
+    """UperNet's head with its fusion convolution split by level."""
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
-        """The fused map, at the resolution of the first of the backbone's maps."""
+        """Return the fused map, at the resolution of the backbone's first map."""
         fusion = self.fpn_bottleneck
         if type(fusion) is not InferenceConvModule or not has_fast_form(self, *inputs):
             return super()._forward_feature(inputs)
@@ -65,15 +65,15 @@ def add_convolved_upsampling(
 ) -> None:
     """Add to ``out`` the 3x3 convolution, padded with zeros, of a bilinearly upsampled map.
 
-    Each of the nine taps is multiplied with the map as it is; interpolation along the rows, then
+    Each of the nine taps is multiplied with the coarse map. Interpolation along the rows, then
     along the columns, is a multiplication with a matrix that also sums the three taps of a row or
-    column, tile by tile, because the matrices are zero far from their diagonals.
+    column. This is done tile by tile, because the matrices are zero far from their diagonals.
 
     Args:
         coarse: Of shape (1, C, h, w).
         weight: Of shape (C', C, 3, 3).
         out: Of shape (1, C', H, W), channels_last in memory.
-        align_corners: Of the upsampling, as in ``F.interpolate``.
+        align_corners: As in ``F.interpolate``.
     """
     out = out[0].permute(1, 2, 0)  # (1, C', H, W) -> (H, W, C')
     height, width, channels = out.shape
@@ -99,8 +99,8 @@ def _tiles(
     """Cut one axis of the upsampled map into tiles.
 
     Yields:
-        The tile; the part of the coarse axis that it is interpolated from; and the matrix that
-        does so, of shape (tile, 3 * part), summing the products of the three taps.
+        The tile; the part of the coarse axis from which it is interpolated; and the matrix, of
+        shape (tile, 3 * part), that interpolates and sums the products of the three taps.
     """
     identity = torch.eye(coarse_size)[None]
     upsampling = F.interpolate(identity, size=size, mode='linear', align_corners=align_corners)[0]
@@ -114,16 +114,17 @@ def _tiles(
 
 
 class InferenceEncoderDecoder(EncoderDecoder):
-    """A segmentor that moves its logits, a map for each class, no more than it must."""
+    """A segmentor that copies its logits, a map for each class, as little as possible."""
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """The logits of overlapping windows, averaged where they overlap.
+        """Return the logits of overlapping windows, averaged where they overlap.
 
-        mmseg pads those of each window to the size of the image before it adds them up.
+        mmseg pads the logits of each window to the size of the image before it adds them up.
 
         Args:
             inputs: Images of shape (N, 3, H, W).
-            batch_img_metas: Of the images; as in mmseg, the first gets the window's ``img_shape``.
+            batch_img_metas: Meta data of the images; as in mmseg, that of the first image gets the
+                window's ``img_shape``.
 
         Returns:
             Logits of shape (N, classes, H, W).
@@ -133,27 +134,25 @@ class InferenceEncoderDecoder(EncoderDecoder):
         rows, columns = (_windows(*size) for size in sizes)
         logits = inputs.new_zeros(len(inputs), self.out_channels, height, width)
         counts = inputs.new_zeros(height, width)
-        for window in itertools.product(rows, columns):
-            crop = inputs[(..., *window)]
+        for y, x in itertools.product(rows, columns):
+            crop = inputs[..., y, x]
             batch_img_metas[0]['img_shape'] = crop.shape[2:]
-            logits[(..., *window)] += self.encode_decode(crop, batch_img_metas)
-            counts[window] += 1
+            logits[..., y, x] += self.encode_decode(crop, batch_img_metas)
+            counts[y, x] += 1
         return logits.div_(counts)
 
     def postprocess_result(self, seg_logits: Tensor, data_samples: list | None = None) -> list:
         """Turn logits of shape (N, classes, H, W) into data samples, as mmseg does."""
         size = tuple(seg_logits.shape[2:])
-        as_they_are = (
-            data_samples is not None
-            and seg_logits.shape[1] > 1
-            and all(
-                tuple(sample.ori_shape) == size
-                and not sample.get('flip')
-                and not any(sample.get('img_padding_size', sample.get('padding_size', (0,))))
-                for sample in data_samples
-            )
+        if data_samples is None:
+            return super().postprocess_result(seg_logits, data_samples)
+        unchanged = seg_logits.shape[1] > 1 and all(
+            tuple(sample.ori_shape) == size
+            and not sample.get('flip')
+            and not any(sample.get('img_padding_size', sample.get('padding_size', (0,))))
+            for sample in data_samples
         )
-        if not as_they_are:
+        if not unchanged:
             return super().postprocess_result(seg_logits, data_samples)
         for logits, sample in zip(seg_logits, data_samples, strict=True):
             sample.seg_logits = PixelData(data=logits)
@@ -162,6 +161,6 @@ class InferenceEncoderDecoder(EncoderDecoder):
 
 
 def _windows(size: int, crop: int, stride: int) -> list[slice]:
-    """The windows along one axis: the last ends with the image, all are of one size if it fits."""
+    """Return the windows along one axis: all of size ``crop``, the last at the end of the image."""
     stops = [min(start + crop, size) for start in range(0, max(size - crop, 0) + stride, stride)]
     return [slice(max(stop - crop, 0), stop) for stop in stops]

@@ -1,9 +1,9 @@
 """3x3 convolutions with half of the multiplications, for inference on CPUs.
 
-Four rows of the result need six products, not twelve, with sums of rows of the input: F(4, 3) of
+Four rows of the result need six products with sums of input rows instead of twelve: F(4, 3) of
 "Fast Algorithms for Convolutional Neural Networks" (Lavin and Gray, CVPR 2016). It is applied along
-the height alone, and a product is a convolution along the width, which oneDNN computes. Along both
-axes a fourth of the multiplications would be left, but there the sums take longer than that saves,
+the height only; each product is a convolution along the width, which oneDNN computes. Applied along
+both axes it would need a fourth of the multiplications, but the sums take longer than that saves,
 and the rounding error is 1.4e-5 of the largest value instead of 6e-6 (measured with AVX2,
 2026-11-23).
 """
@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL = 3
-ROWS = 4  # of the result, which are computed together
-LINES = ROWS + KERNEL - 1  # of the input, which they depend on
-# What the six factors of :func:`_factors` are multiplied with: sums of the rows of the kernel.
+ROWS = 4  # rows of the result that are computed together
+LINES = ROWS + KERNEL - 1  # rows of the input that they depend on
+# Coefficients of the six sums of kernel rows that the factors of :func:`_factors` multiply.
 KERNELS = (
     (-1 / 6, -1 / 6, -1 / 6),
     (-1 / 6, 1 / 6, -1 / 6),
@@ -28,10 +28,10 @@ KERNELS = (
     (1 / 4, 0, 0),
     (0, 0, 1),
 )
-# Bytes of one factor or product of a band. Measured as above: 4 to 16 MiB are equal, and with 256
-# channels 1 MiB takes 1.2 times as long.
+# Bytes of one factor or product of a band. Measured as above: 4 to 16 MiB are equal; with 256
+# channels, 1 MiB takes 1.2 times as long.
 PART_BYTES = 4 * 2**20
-# Below, the sums take as long as what they save.
+# Below, the sums take as long as the multiplications that they save.
 MIN_POSITIONS, MIN_CHANNELS = 3000, 192
 
 
@@ -53,7 +53,7 @@ def is_covered(conv: nn.Conv2d) -> bool:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """The convolution of ``x``, padded with a zero on all sides.
+    """Convolve ``x``, padded with a zero on all sides.
 
     Args:
         x: Of shape (N, C, H, W), fp32, on a CPU with oneDNN; best in channels_last.
@@ -62,13 +62,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool =
         relu: Whether negative results become zero.
 
     Returns:
-        Of shape (N, C', H, W), in channels_last.
+        The result, of shape (N, C', H, W), in channels_last.
     """
     x = x.permute(0, 2, 3, 1).contiguous()  # (N, C, H, W) -> (N, H, W, C)
     samples, height, width, channels = x.shape
     # (C', C, 3, 3) -> (6, C', C, 1, 3)
-    kernels = torch.einsum('pk,oikw->poiw', weight.new_tensor(KERNELS), weight)[:, :, :, None]
-    kernels = [kernel.contiguous(memory_format=torch.channels_last) for kernel in kernels]
+    sums = torch.einsum('pk,oikw->poiw', weight.new_tensor(KERNELS), weight)[:, :, :, None]
+    kernels = [kernel.contiguous(memory_format=torch.channels_last) for kernel in sums]
     fours = -(-height // ROWS)
     out = x.new_empty(samples, ROWS * fours, width, len(weight))
     limit = max(PART_BYTES // (width * max(channels, len(weight)) * x.element_size()), 1)
@@ -77,7 +77,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool =
         for start in range(0, fours, limit):
             stop = min(start + limit, fours)
             lines = _lines(some, start, stop)
-            # Every row of the result has the first product once, and with it the bias.
+            # Every row of the result contains the first product once, so it carries the bias.
             biases = (bias, *[None] * len(KERNELS))
             products = map(_along_width, _factors(lines), kernels, biases)
             band = target[:, ROWS * start : ROWS * stop]
@@ -88,15 +88,15 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool =
 
 
 def _lines(x: Tensor, start: int, stop: int) -> list[Tensor]:
-    """The six rows that each four rows of the result depend on.
+    """Return the six input rows that each group of four rows of the result depends on.
 
     Args:
         x: Of shape (N, H, W, C).
-        start: The first of the fours.
-        stop: The one after the last.
+        start: First group of four rows.
+        stop: The group after the last.
 
     Returns:
-        Six tensors of shape (N, stop - start, W, C), views if they can be.
+        Six tensors of shape (N, stop - start, W, C), views where possible.
     """
     top, bottom = ROWS * start - KERNEL // 2, ROWS * stop + KERNEL // 2
     above, below = max(-top, 0), max(bottom - x.shape[1], 0)
@@ -107,7 +107,7 @@ def _lines(x: Tensor, start: int, stop: int) -> list[Tensor]:
 
 
 def _factors(lines: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The six sums of lines, one after the other in the same memory."""
+    """Compute the six sums of lines, one after the other in the same memory."""
     even, odd = torch.sub(lines[4], lines[2], alpha=4), torch.sub(lines[3], lines[1], alpha=4)
     factor = even + odd
     yield factor

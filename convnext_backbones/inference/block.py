@@ -1,0 +1,214 @@
+"""A faster form of a block, for inference on CPUs.
+
+ConvNeXt spends its time in the pointwise layers of its blocks. Layer by layer, their hidden map of
+4C channels is written to memory, activated and read back. Here a block works through bands of rows
+whose hidden map stays in the cache, in channels_last, with oneDNN's fused operations.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.block import Block
+from ..models.layers import DropPath, LayerNorm, PointwiseLinear
+from .bands import even_share, fitting
+from .cache import ParameterCache
+from .classes import has_hooks, keeps_methods, runs_forward_of, swap_class
+from .fast_form import has_fast_form
+
+# Hidden channels that a block computes at once. Measured on the CPU of BAND_BYTES: from 3,072 on,
+# oneDNN computes the second pointwise layer at a third of the speed, at most numbers of positions.
+PART_CHANNELS = 1536
+# Up to so many positions of a map, a block keeps its weights in oneDNN's own format from one call
+# to the next. Above, repeated conversion costs little and saves a copy of the weights.
+KEEP_PACKED_POSITIONS = 512
+KERNEL = 7
+# Rows that the depthwise convolution reads above and below.
+RADIUS = 3
+# Limit for the rows of a band, such that even_share never returns less than RADIUS.
+MIN_BAND = 2 * RADIUS
+UNIT = [1, 1]  # stride and dilation
+NO_PADDING = [0, 0]
+
+Layer = tuple[Tensor, Tensor | None]  # weight, in oneDNN's own format, and bias
+
+
+class Packed(NamedTuple):
+    """Weights, in oneDNN's own format, and biases of the layers of a block.
+
+    Attributes:
+        dwconv: The depthwise convolution.
+        parts: Both pointwise layers, for each part of the hidden channels.
+    """
+
+    dwconv: Layer
+    parts: list[tuple[Layer, Layer]]
+
+
+class InferenceBlock(Block):
+    """A block that adds its branch to a map in place, a band of rows at a time.
+
+    Within a band, the 4C hidden map is written and read in the cache, a part of its channels at a
+    time. Layer scale is folded into the second pointwise layer, and the convolutions themselves
+    compute GELU and the residual sum.
+
+    Attributes:
+        packed: The packed weights of small maps.
+    """
+
+    original_class = Block
+    packed: ParameterCache[Packed]
+
+    @classmethod
+    def take_over(cls, block: Block) -> None:
+        """Turn a block, with its parameters and attributes, into one of this class."""
+        swap_class(block, cls)
+        cast(InferenceBlock, block).packed = ParameterCache()
+
+    @classmethod
+    def computes(cls, block: Block) -> bool:
+        """Whether the fast form of ``block`` computes what ``block`` does.
+
+        It replaces ``Block.forward`` and reads the parameters of the layers. So neither the block
+        nor a layer may have a forward method of its own, or be of another kind or geometry.
+        """
+        methods = ('forward', '_expand', '_contract', '_contract_folded')
+        return keeps_methods(block, cls, methods) and _has_known_layers(block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (N, C, H, W) to the same shape and layout."""
+        if not self.is_fast(x) or x.dim() != 4 or x.shape[1] != self.dwconv.in_channels:
+            return super().forward(x)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        x = x.clone(memory_format=torch.channels_last)
+        self.forward_(x)
+        return x if channels_last else x.contiguous()
+
+    def is_fast(self, x: Tensor) -> bool:
+        """Whether the fast form applies to ``x`` now."""
+        return has_fast_form(self, x) and x.numel() > 0 and not has_hooks(self)
+
+    def forward_(self, x: Tensor) -> None:
+        """Replace ``x``, of shape (N, C, H, W) in channels_last, by the output of the block."""
+        samples, _, height, width = x.shape
+        part = even_share(self.pwconv1.out_features, PART_CHANNELS)
+        hidden = part * width * x.element_size()  # bytes of a row
+        rows = even_share(height, max(fitting(hidden), MIN_BAND))
+        together = even_share(samples, fitting(hidden * height)) if rows == height else 1
+        pack = partial(self._pack, part, rows, width, x.dtype)
+        if together * rows * width <= KEEP_PACKED_POSITIONS:
+            weights = self.packed.get(self, (rows, width, x.dtype), pack)
+        else:
+            weights = pack()
+        for some in x.split(together):
+            # The convolution of a band reads the rows above and below, which must not have changed
+            # by then. So a band is changed after the convolution of the next one.
+            waiting: tuple[Tensor, Tensor] | None = None
+            for top in range(0, height, rows):
+                bottom = min(top + rows, height)
+                y = self._depthwise(some, top, bottom, weights)
+                if waiting is not None:
+                    self._add_branch(*waiting, weights=weights)
+                waiting = some[:, :, top:bottom], y
+            assert waiting is not None
+            self._add_branch(*waiting, weights=weights)
+
+    def _depthwise(self, x: Tensor, top: int, bottom: int, weights: Packed) -> Tensor:
+        """Return the rows from ``top`` to ``bottom`` of the depthwise convolution of ``x``."""
+        above, below = max(RADIUS - top, 0), max(bottom + RADIUS - x.shape[2], 0)
+        x = x[:, :, top - RADIUS + above : bottom + RADIUS - below]
+        if above or below:
+            x = F.pad(x, (0, 0, above, below))
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, *weights.dwconv, [0, RADIUS], UNIT, UNIT, x.shape[1], 'none', [], ''
+        )
+
+    def _add_branch(self, x: Tensor, y: Tensor, weights: Packed) -> None:
+        """Add to ``x`` the branch that starts with the depthwise convolution ``y``."""
+        y = y.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
+        norm = self.norm
+        y = F.layer_norm(y, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        y = y.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        for pwconv1, pwconv2 in weights.parts:
+            hidden = torch.ops.mkldnn._convolution_pointwise(
+                y, *pwconv1, NO_PADDING, UNIT, UNIT, 1, 'gelu', [], 'none'
+            )
+            torch.ops.mkldnn._convolution_pointwise_.binary(
+                x, hidden, *pwconv2, NO_PADDING, UNIT, UNIT, 1, 'add', 1.0, None, [], None
+            )
+
+    def _pack(self, part: int, rows: int, width: int, dtype: torch.dtype) -> Packed:
+        """Return the weights for bands of shape (rows, width) and parts of the hidden channels."""
+        pack = partial(_packed_layer, width=width, dtype=dtype)
+        dwconv = pack(
+            self.dwconv.weight,
+            self.dwconv.bias,
+            rows=rows + 2 * RADIUS,
+            padding=[0, RADIUS],
+            groups=self.dwconv.in_channels,
+        )
+        weight: Tensor = self.pwconv2.weight
+        bias: Tensor | None = self.pwconv2.bias
+        if self.gamma is not None:
+            weight, bias = self.gamma[:, None] * weight, self.gamma * self.pwconv2.bias
+        parts = []
+        pwconv1 = self.pwconv1.weight.split(part), self.pwconv1.bias.split(part)
+        for up, up_bias, down in zip(*pwconv1, weight.split(part, 1), strict=True):
+            # Linear weights (C_out, C_in) become those of 1x1 convolutions.
+            first = pack(up[:, :, None, None], up_bias, rows=rows)
+            parts.append((first, pack(down[:, :, None, None], bias, rows=rows)))
+            bias = None  # the sum of the parts contains it once
+        return Packed(dwconv, parts)
+
+
+def _packed_layer(
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    rows: int,
+    width: int,
+    dtype: torch.dtype,
+    padding: list[int] = NO_PADDING,
+    groups: int = 1,
+) -> Layer:
+    size = [1, weight.shape[1] * groups, rows, width]
+    weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, UNIT, UNIT, groups, size)
+    return weight, None if bias is None else bias.to(dtype)
+
+
+def _has_known_layers(block: Block) -> bool:
+    """Whether the layers of ``block`` are those of :class:`Block`, in kind and geometry."""
+    dwconv, norm, pwconv1, pwconv2 = block.dwconv, block.norm, block.pwconv1, block.pwconv2
+    return (
+        is_plain_convolution(dwconv)
+        and dwconv.kernel_size == (KERNEL, KERNEL)
+        and dwconv.padding == (RADIUS, RADIUS)
+        and dwconv.stride == (1, 1)
+        and dwconv.groups == dwconv.in_channels == dwconv.out_channels
+        and runs_forward_of(norm, LayerNorm, nn.LayerNorm)
+        and norm.normalized_shape == (dwconv.in_channels,)
+        and all(runs_forward_of(x, PointwiseLinear, nn.Linear) for x in (pwconv1, pwconv2))
+        and pwconv1.bias is not None
+        and pwconv2.bias is not None
+        and runs_forward_of(block.act, nn.GELU)
+        and block.act.approximate == 'none'
+        and runs_forward_of(block.drop_path, DropPath, nn.Identity)
+        and (block.gamma is None or block.gamma.shape == (dwconv.in_channels,))
+    )
+
+
+def is_plain_convolution(module: nn.Module, *kinds: type[nn.Conv2d]) -> bool:
+    """Whether ``module`` convolves as ``nn.Conv2d`` or one of ``kinds``, without dilation."""
+    return (
+        runs_forward_of(module, nn.Conv2d, *kinds)
+        and isinstance(module, nn.Conv2d)
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+        and module.padding_mode == 'zeros'
+        and module.dilation == (1, 1)
+    )
