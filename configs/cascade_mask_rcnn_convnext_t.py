@@ -1,4 +1,4 @@
-# Cascade Mask R-CNN, ConvNeXt-T from ImageNet-1K, COCO.
+# Cascade Mask R-CNN, ConvNeXt-T (ImageNet-1K), drop path 0.4, lr 2e-4, decay 0.7, COCO 1333 x 800
 _base_ = [
     './_base_/models/cascade_mask_rcnn.py',
     './_base_/datasets/coco_instance.py',

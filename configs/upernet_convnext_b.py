@@ -1,4 +1,4 @@
-# UperNet, ConvNeXt-B from ImageNet-1K, ADE20K.
+# UperNet, ConvNeXt-B (ImageNet-1K), drop path 0.4, lr 1e-4, decay 0.9, ADE20K 512 x 512
 _base_ = ['./upernet_convnext_t.py']
 
 from convnext_backbones.experiments import settings

@@ -1,15 +1,19 @@
-"""The thirteen downstream experiments of the paper: all in which they differ, in one table.
+"""The thirteen downstream experiments of the paper: everything in which they differ, in one table.
 
 "A ConvNet for the 2020s" (Liu et al., CVPR 2022), tables 3 (COCO) and 4 (ADE20K), appendix A.3;
-weights and learning-rate decay from the authors' repository. What the experiments of one method
-share stands in ``configs/_base_``; a file of ``configs`` joins the two.
+weights and learning-rate decay from the authors' repository. Settings that all experiments of a
+method share are in ``configs/_base_``; each file in ``configs`` joins the two.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from .models.variants import VARIANTS
+
+LETTERS = dict(tiny='T', small='S', base='B', large='L', xlarge='XL')
+COCO_SCALE = (1333, 800)  # the largest long and short side of an image in evaluation
 
 
 @dataclass(frozen=True)
@@ -17,21 +21,27 @@ class Experiment:
     """One row of table 3 or 4 with its recipe.
 
     Attributes:
+        method: Name of the detector or segmentor.
+        task: ``detection`` on COCO, with masks, or ``segmentation`` on ADE20K.
         arch: Name in :data:`~convnext_backbones.VARIANTS`.
-        weights: What the backbone starts from, a name in :data:`weights.PUBLISHED`.
-        finetuned: The authors' result, a name in :data:`weights.PUBLISHED`.
+        pretraining: Data set that the backbone was trained on.
+        weights: Initial weights of the backbone, a name in :data:`~convnext_backbones.PUBLISHED`.
+        finetuned: The authors' trained model, a name in the same table.
         drop_path_rate: Stochastic depth of the last block.
         lr: Learning rate of the heads at 16 images per step.
         decay_rate: Learning-rate factor from one layer of the backbone to the one below.
         amp: Whether the authors trained in mixed precision.
-        input_shape: Height and width of the image that the paper counts multiply-adds for; the
-            models of ADE20K train and slide over squares of that height.
+        input_shape: Height and width of the image that the paper counts multiply-adds for. The
+            models of ADE20K train on, and slide over, squares of that height.
         paper_gmacs: The paper's multiply-adds, in 1e9.
         paper_params: The authors' parameter count, in 1e6.
         paper_metrics: The paper's figures in percent, by the names that metafiles use.
     """
 
+    method: Literal['Mask R-CNN', 'Cascade Mask R-CNN', 'UperNet']
+    task: Literal['detection', 'segmentation']
     arch: str
+    pretraining: Literal['ImageNet-1K', 'ImageNet-22K']
     weights: str
     finetuned: str
     drop_path_rate: float
@@ -45,9 +55,10 @@ class Experiment:
 
 
 def _coco(
-    finetuned: str, box_ap: float, mask_ap: float, gmacs: int, params: int, **recipe
+    finetuned: str, box_ap: float, mask_ap: float, gmacs: int, params: int, **recipe: Any
 ) -> Experiment:
     return Experiment(
+        task='detection',
         finetuned=finetuned,
         input_shape=(800, 1280),
         paper_gmacs=gmacs,
@@ -58,9 +69,11 @@ def _coco(
 
 
 def _ade20k(
-    finetuned: str, size: int, miou: float, miou_tta: float, gmacs: int, params: int, **recipe
+    finetuned: str, size: int, miou: float, miou_tta: float, gmacs: int, params: int, **recipe: Any
 ) -> Experiment:
     return Experiment(
+        method='UperNet',
+        task='segmentation',
         finetuned=f'{finetuned}_{size}x{size}',
         decay_rate=0.9,
         input_shape=(size, 4 * size),
@@ -71,36 +84,38 @@ def _ade20k(
     )
 
 
-TINY = dict(arch='tiny', weights='convnext_tiny_1k_224')
-SMALL = dict(arch='small', weights='convnext_small_1k_224')
-BASE = dict(arch='base', weights='convnext_base_1k_224')
-BASE_22K = dict(arch='base', weights='convnext_base_22k_224')
-LARGE_22K = dict(arch='large', weights='convnext_large_22k_224')
-XLARGE_22K = dict(arch='xlarge', weights='convnext_xlarge_22k_224')
+MASK = dict(method='Mask R-CNN')
+CASCADE = dict(method='Cascade Mask R-CNN')
+TINY = dict(arch='tiny', weights='convnext_tiny_1k_224', pretraining='ImageNet-1K')
+SMALL = dict(arch='small', weights='convnext_small_1k_224', pretraining='ImageNet-1K')
+BASE = dict(arch='base', weights='convnext_base_1k_224', pretraining='ImageNet-1K')
+BASE_22K = dict(arch='base', weights='convnext_base_22k_224', pretraining='ImageNet-22K')
+LARGE_22K = dict(arch='large', weights='convnext_large_22k_224', pretraining='ImageNet-22K')
+XLARGE_22K = dict(arch='xlarge', weights='convnext_xlarge_22k_224', pretraining='ImageNet-22K')
 # fmt: off
 EXPERIMENTS: dict[str, Experiment] = {
     # COCO: the authors' file, box AP, mask AP, G multiply-adds, M parameters
     'mask_rcnn_convnext_t': _coco(
         'mask_rcnn_convnext_tiny_1k_3x', 46.2, 41.7, 262, 48,
-        **TINY, drop_path_rate=0.4, lr=1e-4, decay_rate=0.95, amp=True),
+        **MASK, **TINY, drop_path_rate=0.4, lr=1e-4, decay_rate=0.95, amp=True),
     'cascade_mask_rcnn_convnext_t': _coco(
         'cascade_mask_rcnn_convnext_tiny_1k_3x', 50.4, 43.7, 741, 86,
-        **TINY, drop_path_rate=0.4, lr=2e-4, decay_rate=0.7, amp=True),
+        **CASCADE, **TINY, drop_path_rate=0.4, lr=2e-4, decay_rate=0.7, amp=True),
     'cascade_mask_rcnn_convnext_s': _coco(
         'cascade_mask_rcnn_convnext_small_1k_3x', 51.9, 45.0, 827, 108,
-        **SMALL, drop_path_rate=0.6, lr=2e-4, decay_rate=0.7, amp=True),
+        **CASCADE, **SMALL, drop_path_rate=0.6, lr=2e-4, decay_rate=0.7, amp=True),
     'cascade_mask_rcnn_convnext_b': _coco(
         'cascade_mask_rcnn_convnext_base_1k_3x', 52.7, 45.6, 964, 146,
-        **BASE, drop_path_rate=0.7, lr=2e-4, decay_rate=0.8, amp=True),
+        **CASCADE, **BASE, drop_path_rate=0.7, lr=2e-4, decay_rate=0.8, amp=True),
     'cascade_mask_rcnn_convnext_b_in22k': _coco(
         'cascade_mask_rcnn_convnext_base_22k_3x', 54.0, 46.9, 964, 146,
-        **BASE_22K, drop_path_rate=0.6, lr=1e-4, decay_rate=0.8, amp=True),
+        **CASCADE, **BASE_22K, drop_path_rate=0.6, lr=1e-4, decay_rate=0.8, amp=True),
     'cascade_mask_rcnn_convnext_l_in22k': _coco(
         'cascade_mask_rcnn_convnext_large_22k_3x', 54.8, 47.6, 1354, 255,
-        **LARGE_22K, drop_path_rate=0.7, lr=1e-4, decay_rate=0.7, amp=False),
+        **CASCADE, **LARGE_22K, drop_path_rate=0.7, lr=1e-4, decay_rate=0.7, amp=False),
     'cascade_mask_rcnn_convnext_xl_in22k': _coco(
         'cascade_mask_rcnn_convnext_xlarge_22k_3x', 55.2, 47.7, 1898, 407,
-        **XLARGE_22K, drop_path_rate=0.8, lr=1e-4, decay_rate=0.7, amp=False),
+        **CASCADE, **XLARGE_22K, drop_path_rate=0.8, lr=1e-4, decay_rate=0.7, amp=False),
     # ADE20K: the authors' file, crop, mIoU single-scale, multi-scale + flip, G multiply-adds,
     # M parameters
     'upernet_convnext_t': _ade20k(
@@ -124,24 +139,25 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def settings(name: str) -> tuple[dict, dict]:
-    """The config entries ``model`` and ``optim_wrapper`` of an experiment, over its ``_base_``.
+# fmt: on
+
+
+def settings(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config entries ``model`` and ``optim_wrapper`` of an experiment, over its bases.
 
     Raises:
         ValueError: There is no such experiment.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(f'expected one of {", ".join(EXPERIMENTS)}, got {name!r}')
-    experiment = EXPERIMENTS[name]
+    experiment = _find(name)
     dims = list(VARIANTS[experiment.arch].dims)
-    model = dict(
+    model: dict[str, Any] = dict(
         backbone=dict(
             arch=experiment.arch,
             drop_path_rate=experiment.drop_path_rate,
             init_cfg=dict(type='PretrainedConvNeXt', checkpoint=experiment.weights),
         )
     )
-    if name.startswith('upernet'):
+    if experiment.task == 'segmentation':
         size, _ = experiment.input_shape
         stride = 2 * size // 3
         model['decode_head'] = dict(in_channels=dims)
@@ -156,3 +172,27 @@ def settings(name: str) -> tuple[dict, dict]:
         paramwise_cfg=dict(decay_rate=experiment.decay_rate),
     )
     return model, optim_wrapper
+
+
+def summary(name: str) -> str:
+    """Return the line that a config begins with, as a comment: its entries of the table.
+
+    Raises:
+        ValueError: There is no such experiment.
+    """
+    experiment = _find(name)
+    size, _ = experiment.input_shape
+    images = 'COCO {} x {}'.format(*COCO_SCALE)
+    if experiment.task == 'segmentation':
+        images = f'ADE20K {size} x {size}'
+    rate = f'{experiment.lr:.0e}'.replace('e-0', 'e-')
+    return (
+        f'{experiment.method}, ConvNeXt-{LETTERS[experiment.arch]} ({experiment.pretraining}), '
+        f'drop path {experiment.drop_path_rate}, lr {rate}, decay {experiment.decay_rate}, {images}'
+    )
+
+
+def _find(name: str) -> Experiment:
+    if name not in EXPERIMENTS:
+        raise ValueError(f'expected one of {", ".join(EXPERIMENTS)}, got {name!r}')
+    return EXPERIMENTS[name]

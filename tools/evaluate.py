@@ -1,14 +1,15 @@
 """Evaluate kept predictions without the network: tools/evaluate.py CONFIG PREDICTIONS [flags].
 
-PREDICTIONS is what ``tools/test.py --dump`` wrote. WORK_DIR gets the same files as from there.
+PREDICTIONS is a file that ``tools/test.py --dump`` wrote. WORK_DIR gets the same files as from
+there.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
-from convnext_backbones.config.flags import config_parser
+from convnext_backbones.config.errors import exit_with
+from convnext_backbones.config.flags import add_traceback_flag, config_parser
 from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.evaluation.flags import add_evaluation_flags, set_evaluation_flags
 from convnext_backbones.evaluation.predictions import evaluate_predictions
@@ -17,11 +18,12 @@ from convnext_backbones.io.files import check_file
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = config_parser(__doc__.splitlines()[0])
     parser.add_argument('predictions', metavar='PREDICTIONS', help='file from test.py --dump')
     parser.add_argument('--work-dir', help='folder for the metrics')
     add_evaluation_flags(parser)
+    add_traceback_flag(parser)
     args = parser.parse_args(argv)
     try:
         check_file(args.predictions, 'kept predictions')
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         set_evaluation_flags(cfg, args)
         metrics = evaluate_predictions(cfg, args.predictions)
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(f'evaluate: {error}')
+        exit_with('evaluate', error, args.traceback)
     print('  '.join(f'{name}: {value:.4f}' for name, value in metrics.items()))
     print(f'Metrics are in {write_metrics(cfg.work_dir, metrics)}')
 

@@ -1,4 +1,4 @@
-# What every config of this package shares; task_det.py and task_seg.py add the task's own.
+# Settings of all configs of this package; task_det.py and task_seg.py add those of a task.
 custom_imports = dict(imports=['convnext_backbones'], allow_failed_imports=False)
 
 default_hooks = dict(
@@ -11,7 +11,7 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # gloo where there is no GPU: see convnext_backbones/hardware.py
+    dist_cfg=dict(backend='nccl'),  # gloo without a GPU: see convnext_backbones/engine
 )
 vis_backends = [dict(type='LocalVisBackend')]
 log_level = 'INFO'

@@ -47,8 +47,13 @@ train_pipeline = [
 pack = dict(
     type='PackDetInputs',
     meta_keys=(
-        *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-        *('flip', 'flip_direction'),
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
     ),
 )
 test_pipeline = [
@@ -63,7 +68,7 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale=(s, s), keep_ratio=True) for s in (128, 160, 192)],
-            [dict(type='RandomFlip', prob=0.0)],  # a mirrored digit is no digit
+            [dict(type='RandomFlip', prob=0.0)],  # a mirrored digit is not a digit
             [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
             [pack],
         ],

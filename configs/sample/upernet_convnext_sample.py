@@ -9,8 +9,8 @@ _base_ = [
 
 dims = [32, 64, 128, 256]
 classes = ('background', *'0123456789')
-# Nine pixels in ten are background: counted in full they drown the digits. So the loss takes the
-# pixels with the highest loss, about as many as two to five digits and their surroundings have.
+# Nine pixels in ten are background and would dominate the loss. It is therefore computed from the
+# pixels with the highest loss only, about as many as two to five digits and their rims have.
 sampler = dict(type='OHEMPixelSampler', min_kept=3000)
 size = (160, 160)
 model = dict(
@@ -58,7 +58,7 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale=(s, s), keep_ratio=True) for s in (128, 160, 192)],
-            [dict(type='RandomFlip', prob=0.0)],  # a mirrored digit is no digit
+            [dict(type='RandomFlip', prob=0.0)],  # a mirrored digit is not a digit
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],
         ],

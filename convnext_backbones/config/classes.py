@@ -1,7 +1,7 @@
-"""One setting for the classes of a config: ``classes``, at its top level.
+"""The setting ``classes`` at the top level of a config: one place for the names of the classes.
 
-OpenMMLab wants the names in the ``metainfo`` of every dataset and their number in every head.
-What is forgotten raises no error: annotations are dropped, and the evaluation finds nothing.
+OpenMMLab needs the names in the ``metainfo`` of every dataset and their number in every head. A
+forgotten place raises no error: annotations are dropped, and the evaluation finds nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
@@ -20,20 +21,21 @@ from .walk import list_datasets, list_heads, walk
 
 
 def set_classes(cfg: Config) -> None:
-    """Carry ``cfg.classes`` into every dataset and every head; without it nothing changes.
+    """Copy ``cfg.classes`` into every dataset and every head; without it nothing changes.
 
-    The evaluators take the names from the datasets. An mmseg dataset that is made for other
-    classes, such as ADE20KDataset, becomes a BaseSegDataset that finds the same files.
+    Evaluators take the names from the datasets. An mmseg dataset made for other classes, such as
+    ADE20KDataset, becomes a BaseSegDataset that finds the same files.
 
-    A model without ``num_classes`` in its heads is a warning: the name may be the config's own.
+    A model whose heads have no ``num_classes`` is only a warning: the config may use ``classes``
+    for something else.
 
     Args:
-        cfg: A config with ``default_scope``; changed in place. ``classes`` are names, or the path
-            of a text file with a name a line.
+        cfg: A config with ``default_scope``; changed in place. ``classes`` is a list of names, or
+            the path of a text file with one name per line.
 
     Raises:
-        ValueError: The names are none, or repeat themselves, or are not names; a head weighs
-            others one by one; or the metainfo of a dataset is no dict.
+        ValueError: The setting holds no names, a name twice, or something that is not a name; a
+            head has weights for another number of classes; or a dataset's metainfo is not a dict.
     """
     if cfg.get('classes') is None:
         return
@@ -44,7 +46,7 @@ def set_classes(cfg: Config) -> None:
     heads = list(list_heads(cfg.model))
     if not heads:
         print_log(
-            'The setting classes has reached the datasets only: no head of the model has '
+            'The setting classes was applied to the datasets only: no head of the model has '
             'num_classes.',
             logger='current',
             level=logging.WARNING,
@@ -54,27 +56,30 @@ def set_classes(cfg: Config) -> None:
 
 
 def read_classes(setting: str | Sequence[str | int]) -> tuple[str, ...]:
-    """The names that the setting stands for.
+    """Return the names of the classes.
 
     Args:
-        setting: Names, one name, or the path of a text file with a name a line. Integers, which
-            mmengine makes of ``--cfg-options classes=1,2``, are names too.
+        setting: Names, one name, or the path of a text file with one name per line. Integers,
+            which mmengine makes of ``--cfg-options classes=1,2``, are names too.
 
     Raises:
-        ValueError: There is no name, or one twice, or something else than a name.
+        ValueError: There is no name, a name twice, or something that is not a name.
     """
     if isinstance(setting, str):
         path = Path(setting)
         setting = path.read_text().splitlines() if path.is_file() else [setting]
-    names = tuple(str(name) if type(name) is int else name for name in setting)
-    wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
-    if wrong or not names:
-        got = repr(wrong[0]) if wrong else 'none'
-        raise ValueError(f'expected names for the setting classes, got {got}')
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f'expected every class once, got {min(twice)!r} more than once')
-    return names
+    names: list[str] = []
+    for entry in setting:
+        name = str(entry) if type(entry) is int else entry  # a bool is no name
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f'expected names for the setting classes, got {name!r}')
+        names.append(name)
+    if not names:
+        raise ValueError('expected names for the setting classes, got none')
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f'expected every class once, got {min(repeated)!r} more than once')
+    return tuple(names)
 
 
 def _set_names(dataset: ConfigDict, classes: tuple[str, ...]) -> None:
@@ -89,23 +94,24 @@ def _set_names(dataset: ConfigDict, classes: tuple[str, ...]) -> None:
     metainfo = {**metainfo, 'classes': classes}
     palette = metainfo.get('palette')
     if not isinstance(palette, (list, tuple)) or len(palette) != len(classes):
-        metainfo.pop('palette', None)  # of other classes
+        metainfo.pop('palette', None)  # it belongs to other classes
     if _cannot_map(kind, known, classes):
         _generalize(dataset, kind)
     elif 'palette' not in metainfo and 0 < len(known.get('palette', ())) < len(classes):
-        # mmdet draws label i in color i.
+        # mmdet draws label i in color i, so there must be a color for every label.
         colors = np.random.RandomState(0).randint(0, 256, (len(classes), 3))
         metainfo['palette'] = [tuple(color) for color in colors.tolist()]
     dataset.metainfo = metainfo
 
 
-def _cannot_map(kind: type, known: dict, classes: tuple[str, ...]) -> bool:
-    """Whether mmseg would refuse ``classes``: those of its datasets can only be chosen from."""
-    return hasattr(kind, 'get_label_map') and not {*classes} <= {*known.get('classes', classes)}
+def _cannot_map(kind: Any, known: dict[str, Any], classes: tuple[str, ...]) -> bool:
+    """Whether mmseg would refuse ``classes``: its datasets accept a subset of their own only."""
+    is_mmseg = hasattr(kind, 'get_label_map')
+    return is_mmseg and not set(classes) <= set(known.get('classes', classes))
 
 
-def _generalize(dataset: ConfigDict, kind: type) -> None:
-    """Make an mmseg dataset one without classes of its own, with the same rules for files."""
+def _generalize(dataset: ConfigDict, kind: Any) -> None:
+    """Turn an mmseg dataset into a BaseSegDataset, with the same rules for file names."""
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         if parameter.default not in (inspect.Parameter.empty, None):
             dataset.setdefault(name, parameter.default)
@@ -114,12 +120,12 @@ def _generalize(dataset: ConfigDict, kind: type) -> None:
 
 def _set_number(head: ConfigDict, number: int) -> None:
     for weights in _class_weights(head):
-        if len(weights) not in (number, number + 1):  # of mmdet's losses the last is background's
+        if len(weights) not in (number, number + 1):  # mmdet's losses weight the background last
             raise ValueError(
                 f'expected a class_weight for each of {number} classes, got {len(weights)} in '
                 f'{head.get("type")}; set class_weight as well'
             )
-    # mmseg's name for the channels of the logits; 1 stands for two classes in one channel.
+    # mmseg's name for the channels of the logits. A 1 means two classes in one channel.
     if head.get('out_channels') == head.num_classes:
         head.out_channels = number
     head.num_classes = number

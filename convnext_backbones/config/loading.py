@@ -15,11 +15,21 @@ from .errors import config_errors
 from .plain import check_data_formats, is_plain, read_plain_config
 from .walk import entry_at
 
-# What the tools look into themselves, before mmengine would: dicts, and lists of dicts with a type.
+# Sections that the tools read before mmengine checks them: dicts, and lists of dicts with a type.
 SECTIONS = (
-    *('model', 'model.backbone', 'optim_wrapper', 'auto_scale_lr', 'randomness', 'strategy'),
-    *('train_dataloader', 'val_dataloader', 'test_dataloader', 'test_dataloader.dataset'),
-    *('default_hooks', 'visualizer', 'custom_imports'),
+    'model',
+    'model.backbone',
+    'optim_wrapper',
+    'auto_scale_lr',
+    'randomness',
+    'strategy',
+    'train_dataloader',
+    'val_dataloader',
+    'test_dataloader',
+    'test_dataloader.dataset',
+    'default_hooks',
+    'visualizer',
+    'custom_imports',
 )
 TYPED_LISTS = ('custom_hooks', 'visualizer.vis_backends')
 
@@ -90,6 +100,7 @@ def load_run_config(
 
 
 def _check_sections(cfg: Config) -> None:
+    """Raise ValueError for sections of another form than the tools expect."""
     for path in SECTIONS:
         section = entry_at(cfg, path)
         if section is not None and not isinstance(section, dict):

@@ -1,9 +1,8 @@
-"""Configs and data files that are read without executing anything that they say.
+"""Plain configs for prediction: JSON or YAML that is read without executing anything.
 
-A config of OpenMMLab is Python. Even as JSON or YAML mmengine executes it: it imports what
-``custom_imports`` names, runs a ``_base_`` of Python, and makes any object that a tag of YAML
-names. And where the data of a config are pickles, reading them calls what they name. Here is the
-plain form of a config, which is enough to predict, and what makes mmengine refuse such data.
+A config of OpenMMLab is Python. mmengine executes even JSON and YAML configs: it imports the
+modules in ``custom_imports``, runs ``_base_`` files in Python, and creates any object that a YAML
+tag names. The plain form in this module holds only what prediction needs.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mmengine import registry
@@ -25,18 +25,18 @@ from mmengine.utils import is_list_of
 from .walk import pipelines, walk
 
 SUFFIXES = ('.json', '.yaml', '.yml')
-# By default_scope: a dataset that knows classes and no files, and what draws predictions.
+# By default_scope: a dataset class for the classes without files, and the visualizer.
 PARTS = {
     'mmdet': ('BaseDetDataset', 'DetLocalVisualizer'),
     'mmseg': ('BaseSegDataset', 'SegLocalVisualizer'),
 }
 OWN_IMPORTS = ('convnext_backbones', ['convnext_backbones'])
-# What names weights to start from. A model that predicts has them from a checkpoint.
+# Entries that name initial weights. For prediction the checkpoint has the weights.
 STARTS = ('init_cfg', 'pretrained')
-# mmengine imports other names with dots, and names that nobody has registered, as modules.
+# mmengine imports any other dotted name, and any unregistered name, as a module.
 TYPE = re.compile(r'(?:(?:mmdet|mmseg|mmcv|mmengine)\.)?(\w+)')
-# mmcv and mmdet evaluate some strings as Python and read files that others name; none of that can
-# be written in these letters.
+# mmcv and mmdet evaluate some strings as Python and take others for file names. Neither can be
+# written with these characters.
 WORDS = re.compile(r'[\w +-]*')
 
 
@@ -48,33 +48,34 @@ def is_plain(path: str | os.PathLike) -> bool:
 def read_plain_config(path: str | os.PathLike) -> Config:
     """Read a config for prediction from JSON or YAML, without executing anything.
 
-    Of the usual entries it keeps ``default_scope``, ``model`` without the weights to start from,
-    ``visualizer``, and of ``test_dataloader.dataset`` the pipeline and the names and colors of
-    the classes. Pairs of numbers in the pipeline become tuples, by which transforms know sizes.
+    The result has ``default_scope``, ``model`` without initial weights, ``visualizer``, and in
+    ``test_dataloader.dataset`` the pipeline and the names and colors of the classes. Other entries
+    are dropped. Pairs of numbers in the pipeline become tuples: transforms take only these for
+    sizes.
 
     Raises:
-        ValueError: The file is not JSON or YAML, lacks one of these entries, or holds in them
-            something else than numbers, words and classes of the OpenMMLab stack.
+        ValueError: The file is not JSON or YAML, lacks one of these entries, or holds anything in
+            them but numbers, words and registered classes of the OpenMMLab stack.
     """
     source = os.fspath(path)
     try:
         text = Path(path).read_text(encoding='utf-8')
         contents = json.loads(text) if source.lower().endswith('.json') else yaml.safe_load(text)
-        return Config(_kept(contents))
+        return Config(_checked_config(contents))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(_not_plain(source, error)) from error
 
 
 def plain_config(cfg: Config) -> dict:
-    """What :func:`read_plain_config` would keep of a config of any kind, to be written as JSON.
+    """Return the plain form of any config, to be written as JSON for :func:`read_plain_config`.
 
     Raises:
-        ValueError: It holds what the plain form does not, such as a class in place of its name.
+        ValueError: An entry has no plain form, such as a class in place of its name.
     """
     init_default_scope(cfg.default_scope)
     metainfo = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
     contents = cfg.to_dict()
-    contents.pop('custom_imports', None)  # what they register is found by its name, or refused
+    contents.pop('custom_imports', None)  # types that they register are checked by name below
     contents['test_dataloader'] = dict(
         dataset=dict(
             metainfo=dict(
@@ -85,7 +86,7 @@ def plain_config(cfg: Config) -> dict:
         )
     )
     try:
-        return _kept(contents)
+        return _checked_config(contents)
     except ValueError as error:
         raise ValueError(_not_plain(str(cfg.filename), error)) from error
 
@@ -97,15 +98,15 @@ def _not_plain(source: str, error: Exception) -> str:
     )
 
 
-def _kept(contents) -> dict:
-    """The entries that prediction needs, after a look at every value in them."""
+def _checked_config(contents: Any) -> dict[str, Any]:
+    """Return the entries that prediction needs, after checking every value in them."""
     _expect(isinstance(contents, dict), 'named entries', contents)
     _expect('_base_' not in contents, 'no _base_, which may be Python', contents.get('_base_'))
     imports = contents.get('custom_imports') or dict(imports=OWN_IMPORTS[0])
     own = isinstance(imports, dict) and imports.get('imports') in OWN_IMPORTS
     _expect(own, f'custom_imports of {OWN_IMPORTS[0]} only', imports)
     scope = contents.get('default_scope')
-    _expect(scope in (*PARTS,), f'default_scope {" or ".join(PARTS)}', scope)
+    _expect(scope in list(PARTS), f'default_scope {" or ".join(PARTS)}', scope)
     dataset_type, visualizer_type = PARTS[scope]
     names = registered_names(scope)
     model = _checked(_section(contents, 'model'), 'model', names)
@@ -132,19 +133,21 @@ def _kept(contents) -> dict:
     )
 
 
-def _expect(met: bool, expected: str, got) -> None:
+def _expect(met: bool, expected: str, got: Any) -> None:
     if not met:
         raise ValueError(f'expected {expected}, got {got!r:.200}')
 
 
-def _section(contents: dict, name: str, default: dict | None = None) -> dict:
-    section = contents.get(name, default)
+def _section(
+    contents: dict[str, Any], name: str, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    section: Any = contents.get(name, default)
     _expect(isinstance(section, dict), f'named entries in {name}', section)
     return section
 
 
-def _checked_metainfo(metainfo: dict) -> dict:
-    """Names and colors of the classes, if any; mmengine takes a string for a file of them."""
+def _checked_metainfo(metainfo: dict[str, Any]) -> dict[str, Any]:
+    """Return names and colors of the classes; a string, which would name a file, is refused."""
     kept = {key: metainfo[key] for key in ('classes', 'palette') if metainfo.get(key)}
     classes, palette = kept.get('classes', []), kept.get('palette', [])
     _expect(is_list_of(classes, str), 'a list of names in metainfo.classes', classes)
@@ -155,21 +158,21 @@ def _checked_metainfo(metainfo: dict) -> dict:
 
 @cache
 def registered_names(scope: str) -> frozenset[str]:
-    """Every name that a ``type`` may have: what mmengine, ``scope`` and mmcv register or offer."""
+    """Return every name that a ``type`` may have: all that mmengine, ``scope`` and mmcv define."""
     import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
-    import_module(f'{scope}.visualization')  # which mmseg leaves out there
+    import_module(f'{scope}.visualization')  # mmseg does not register it above
     roots = [root for root in vars(registry).values() if isinstance(root, Registry)]
     registries = [each for root in roots for each in (root, *root.children.values())]
-    # Heads look up non-maximum suppression and RoI layers here.
+    # Heads look up non-maximum suppression and RoI layers in mmcv.ops.
     operations = import_module('mmcv.ops').__all__
     return frozenset(operations).union(*(each.module_dict for each in registries))
 
 
-def _checked(node, place: str, names: Collection[str]):
-    """A copy of ``node`` without weights to start from.
+def _checked(node: Any, place: str, names: Collection[str]) -> Any:
+    """Return a copy of ``node`` without initial weights.
 
     Raises:
-        ValueError: Something in it is not plain.
+        ValueError: A value in it is not plain.
     """
     if isinstance(node, dict):
         for key in node:
@@ -193,8 +196,8 @@ def _checked(node, place: str, names: Collection[str]):
     return node
 
 
-def _with_sizes(node):
-    """Make tuples of pairs of numbers."""
+def _with_sizes(node: Any) -> Any:
+    """Return a copy of ``node`` in which pairs of numbers are tuples."""
     if isinstance(node, dict):
         return {key: _with_sizes(value) for key, value in node.items()}
     if is_list_of(node, (int, float)) and len(node) == 2:
@@ -203,16 +206,16 @@ def _with_sizes(node):
 
 
 def check_data_formats(cfg: Config) -> None:
-    """Look for the two ways to unpickle data that mmengine's handlers have no part in.
+    """Refuse the two ways to unpickle data that do not go through mmengine's file handlers.
 
     Raises:
-        ValueError: The config takes one.
+        ValueError: The config uses one.
     """
     for _, node in walk(cfg.to_dict()):
         if node.get('decode_backend') == 'pickle':
             raise ValueError(
-                "expected another decode_backend than 'pickle', which executes what an image file "
-                "says; store the images as .npy and set decode_backend='numpy'"
+                "expected another decode_backend than 'pickle', with which an image file can "
+                "execute code; store the images as .npy and set decode_backend='numpy'"
             )
         if 'OpenImagesChallengeDataset' in str(node.get('type')):
             raise ValueError(

@@ -1,8 +1,9 @@
-"""Build a config's model: with trained weights, or on the meta device."""
+"""Build the model of a config: with trained weights, or on the meta device."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -25,13 +26,16 @@ from .hardware import adapt_to_hardware
 
 
 class WeightsOnMeta(TorchFunctionMode):
-    """Weights take neither memory nor time; what constructors compute stays a number.
+    """Create weights on the meta device, where they need neither memory nor time.
 
-    Under ``torch.device('meta')`` a drop rate or an anchor is no number either, and mmdet's Swin
-    cannot be built.
+    Only ``torch.empty`` is redirected, so values that constructors compute stay numbers. Under
+    ``torch.device('meta')`` drop rates and anchors have no values either, and mmdet's Swin cannot
+    be built.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.empty and kwargs.get('device') is None:
             kwargs['device'] = 'meta'
@@ -39,7 +43,7 @@ class WeightsOnMeta(TorchFunctionMode):
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
-    """The model of a detection or segmentation config on the meta device, in evaluation mode."""
+    """Return the model of a config on the meta device, in evaluation mode."""
     read_files_safely()  # a model may load class weights
     with DefaultScope.overwrite_default_scope(cfg.default_scope), WeightsOnMeta():
         model = MODELS.build(deepcopy(cfg.model))
@@ -48,21 +52,23 @@ def build_on_meta(cfg: Config) -> nn.Module:
 
 
 def load_trained(model: nn.Module, checkpoint: str, strict: bool = True) -> None:
-    """Fill a detector or a segmentor with trained weights; a ConvNeXt's must fit entirely.
+    """Load trained weights into a detector or a segmentor.
+
+    With a ConvNeXt backbone of this package all weights must fit. With another backbone mmengine
+    loads those that fit.
 
     Args:
-        model: What a config builds; wrappers of DDP and of test-time augmentation are looked
-            through.
-        checkpoint: The name of published weights, a file or a URL; read weights-only. With a
-            backbone that is not of this package a file, of which mmengine takes what fits.
-        strict: Whether what does not fit is an error, or a warning.
+        model: A model built from a config, possibly wrapped for DDP or test-time augmentation.
+        checkpoint: Name of published weights, a file or a URL; read weights-only. A file for other
+            backbones.
+        strict: Raise an error for weights that do not fit; otherwise log a warning.
 
     Raises:
         FileNotFoundError: There is no such name or file.
         ValueError: The weights cannot be read, would execute code, or do not fit.
     """
-    while hasattr(model, 'module'):
-        model = model.module
+    while isinstance(inner := getattr(model, 'module', None), nn.Module):
+        model = inner
     if isinstance(getattr(model, 'backbone', None), ConvNeXt):
         print_log(str(load_weights(model, checkpoint, strict=strict)), logger='current')
     else:
@@ -71,16 +77,16 @@ def load_trained(model: nn.Module, checkpoint: str, strict: bool = True) -> None
 
 
 def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
-    """The detector or segmentor of ``cfg`` in evaluation mode, with trained weights.
+    """Return the detector or segmentor of ``cfg`` in evaluation mode, with trained weights.
 
-    It serves mmdet's ``inference_detector`` or mmseg's ``inference_model``. Its
-    ``dataset_meta``, names and colors of the classes, is the checkpoint's, or else that of the
+    The model works with mmdet's ``inference_detector`` and mmseg's ``inference_model``. Its
+    ``dataset_meta``, names and colors of the classes, comes from the checkpoint, or else from the
     config's test data.
 
     Args:
-        cfg: A detection or segmentation config.
+        cfg: A detection or segmentation config; changed in place on a machine without a GPU.
         checkpoint: As in :func:`load_trained`.
-        device: Where the model goes.
+        device: Where the model is placed.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.

@@ -1,44 +1,46 @@
-"""Makes a config run on the machine at hand, without an edit of the config.
+"""Adapt a config to the machine, without an edit of the config file.
 
-The published recipes name SyncBN, mixed precision and NCCL. Without a GPU none of the three
-works, so on a CPU they are replaced here and the log says so.
+The published recipes use SyncBN, mixed precision and NCCL. None of the three works without a GPU,
+so on a CPU they are replaced here, and the log says so.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
 
 from ..config.walk import walk
-from .processes import join_over_gloo
+from .processes import needs_gloo
 
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
-    """mmengine's wrapper for modules on the CPU.
+    """mmengine's DistributedDataParallel for modules on the CPU.
 
-    mmengine 0.10.7 hands every wrapper ``device_ids=[LOCAL_RANK]``, which torch refuses for a
-    module on the CPU; this one ignores it.
+    mmengine 0.10.7 passes ``device_ids=[LOCAL_RANK]`` to every wrapper, which torch refuses for a
+    module on the CPU. This one ignores it.
     """
 
-    def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs) -> None:
+    def __init__(self, module: nn.Module, device_ids: list | None = None, **kwargs: Any) -> None:
         super().__init__(module=module, device_ids=None, **kwargs)
 
 
 def adapt_to_hardware(cfg: Config) -> list[str]:
-    """Replace in ``cfg`` what cannot run without a GPU.
+    """Replace everything in ``cfg`` that cannot run without a GPU; does nothing if there is one.
 
     Args:
-        cfg: A config as the Runner takes it, with ``launcher`` set; changed in place.
+        cfg: A config as the Runner takes it; changed in place.
 
     Returns:
-        What was replaced, in words for the log; empty where there is a GPU.
+        The replacements, in words for the log.
 
     Raises:
-        ValueError: The launcher needs GPUs.
+        ValueError: The launcher in ``cfg`` needs GPUs.
     """
     if get_device() != 'cpu':
         return []
@@ -49,7 +51,7 @@ def adapt_to_hardware(cfg: Config) -> list[str]:
     if wrapper is not None and wrapper.get('type') == 'AmpOptimWrapper':
         switch_amp_off(wrapper)
         changes.append('mixed precision is off')
-    if join_over_gloo(cfg.get('launcher', 'none')):
+    if needs_gloo(cfg.get('launcher', 'none')):
         if 'strategy' not in cfg:
             cfg.model_wrapper_cfg = dict(
                 type=CPUDistributedDataParallel.__name__,
@@ -61,7 +63,7 @@ def adapt_to_hardware(cfg: Config) -> list[str]:
 
 
 def switch_amp_off(optim_wrapper: ConfigDict) -> None:
-    """Turn the config of an AmpOptimWrapper into that of an OptimWrapper."""
+    """Turn the config of an AmpOptimWrapper into that of an OptimWrapper, in place."""
     optim_wrapper.type = 'OptimWrapper'
     for key in ('loss_scale', 'dtype', 'use_fsdp'):
         optim_wrapper.pop(key, None)

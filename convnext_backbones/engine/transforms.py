@@ -1,8 +1,9 @@
-"""Transforms that name the file they cannot read, and a hook that keeps data inside its folders."""
+"""Data loading that names unreadable files and refuses files outside of the data folders."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
@@ -17,10 +18,10 @@ from ..io.mmengine_patches import replace_loading_transforms
 
 
 def name_unreadable_files(scope: str) -> None:
-    """Let the pipelines that are built from here on, in this process, name the bad file.
+    """Make pipelines that are built later in this process name the file that they cannot read.
 
-    Configs stay as they are: what they call LoadImageFromFile and LoadAnnotations does the same as
-    before, and raises :class:`UnreadableFileError` where that fails.
+    Configs stay as they are: their LoadImageFromFile and LoadAnnotations do the same as before, and
+    raise :class:`UnreadableFileError` on failure.
 
     Args:
         scope: The ``default_scope`` of the config, ``mmdet`` or ``mmseg``.
@@ -29,14 +30,13 @@ def name_unreadable_files(scope: str) -> None:
 
 
 class LoadImage(LoadImageFromFile):
-    """mmcv's LoadImageFromFile over :func:`read_image`, with the same arguments.
+    """mmcv's LoadImageFromFile with :func:`read_image` as its reader, and the same arguments.
 
-    With ``ignore_empty`` an image that cannot be read is a warning, and the dataset draws another
-    one in its place.
+    With ``ignore_empty`` an unreadable image is a warning, and the dataset takes another image.
     """
 
     def transform(self, results: dict) -> dict | None:
-        """Add ``img``, ``img_shape`` and ``ori_shape``, of the file ``img_path``."""
+        """Add ``img``, ``img_shape`` and ``ori_shape`` of the file ``img_path``."""
         try:
             image = read_image(
                 results['img_path'],
@@ -47,7 +47,7 @@ class LoadImage(LoadImageFromFile):
         except UnreadableFileError as error:
             if not self.ignore_empty:
                 raise
-            print_log(f'Left out: {error}', logger='current', level=logging.WARNING)
+            print_log(f'Skipped: {error}', logger='current', level=logging.WARNING)
             return None
         if self.to_float32:
             image = image.astype(np.float32)
@@ -57,7 +57,7 @@ class LoadImage(LoadImageFromFile):
 
 
 class LoadNamedAnnotations(BaseTransform):
-    """A transform that loads annotations, and names their file where it fails.
+    """A transform that loads annotations and, on failure, names their file.
 
     Args:
         load: The LoadAnnotations of mmdet or mmseg.
@@ -67,17 +67,17 @@ class LoadNamedAnnotations(BaseTransform):
         self.load = load
 
     def transform(self, results: dict) -> dict:
-        """Add what ``load`` adds, of the sample with ``img_path`` and perhaps ``seg_map_path``."""
+        """Add the annotations of a sample with ``img_path`` and possibly ``seg_map_path``."""
         image_path, map_path = results.get('img_path'), results.get('seg_map_path')
         size = tuple(results.get('ori_shape', ()))
         if map_path and 1 in size:
             raise UnreadableFileError(
-                f'expected an image of at least 2 x 2 pixels, as mmdet and mmseg drop the axes of '
-                f'label maps that have length 1, got {size[0]} x {size[1]} in {image_path!r}'
+                f'expected an image of at least 2 x 2 pixels, because mmdet and mmseg drop axes of '
+                f'length 1 from label maps, got {size[0]} x {size[1]} in {image_path!r}'
             )
         try:
             results = self.load(results)
-        except Exception as error:  # open-ended as in read_image
+        except Exception as error:  # any type, as in read_image
             what = f'in {map_path!r}' if map_path else f'of {image_path!r}'
             raise UnreadableFileError(
                 f'cannot read the annotations {what}: {reason(error)}'
@@ -95,13 +95,13 @@ class LoadNamedAnnotations(BaseTransform):
 
 
 class DataRootHook(Hook):
-    """Refuses data that name files outside of their folders, before any of them is opened.
+    """Refuse data that name files outside of their folders, before any file is opened.
 
-    Annotations come from elsewhere: ``..`` and absolute paths in them lead anywhere.
+    Annotations may come from others, and ``..`` or an absolute path in them can lead anywhere.
     """
 
     def __init__(self) -> None:
-        self.checked: list = []
+        self.checked: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
         """Check the training data."""
@@ -115,7 +115,8 @@ class DataRootHook(Hook):
         """Check the test data."""
         self._check(runner.test_dataloader.dataset)
 
-    def _check(self, dataset) -> None:
+    def _check(self, dataset: Any) -> None:
+        """Check the file names of a dataset and of those that it wraps, once."""
         if dataset is None or any(dataset is other for other in self.checked):
             return
         self.checked.append(dataset)
@@ -124,7 +125,7 @@ class DataRootHook(Hook):
         )
         for one in inner:
             self._check(one)
-        if not isinstance(dataset, BaseDataset):  # a wrapper, or something of the user's
+        if not isinstance(dataset, BaseDataset):  # a wrapper, or a class of the user's
             return
         roots = [root for root in (dataset.data_root, *dataset.data_prefix.values()) if root]
         for index in range(len(dataset)):

@@ -38,9 +38,9 @@ def train(monkeypatch):
     module = train_tool
 
     def build_runner(cfg):
-        raise ValueError('the runner is reached')
+        raise FileNotFoundError('the runner is reached')
 
-    monkeypatch.setattr(module, 'build_runner', build_runner)
+    monkeypatch.setattr('convnext_backbones.training.run.build_runner', build_runner)
     return module
 
 
@@ -78,11 +78,14 @@ def test_warnings_reach_the_log(train, saved, monkeypatch):
         def register_hook(self, hook):
             pass
 
+        def info(self, line):
+            pass
+
         def warning(self, line):
             if '2 images per step of the optimizer' in line:
                 raise Reached
 
-    monkeypatch.setattr(train, 'build_runner', lambda cfg: Runner())
+    monkeypatch.setattr('convnext_backbones.training.run.build_runner', lambda cfg: Runner())
     with pytest.raises(Reached):
         train.main([str(saved), '--cfg-options', 'auto_scale_lr.base_batch_size=16'])
 

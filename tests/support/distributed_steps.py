@@ -9,13 +9,12 @@ import sys
 import pytest
 import torch
 
-from convnext_backbones.engine import processes
 from support.miniatures import leave_configs_unformatted
 from tools import train
 
-leave_process_group = processes.leave_process_group
+leave_process_group = train.leave_process_group
 # A second group would meet the addresses that the first one left in torchrun's store.
-processes.leave_process_group = torch.distributed.barrier
+train.leave_process_group = torch.distributed.barrier
 leave_configs_unformatted(pytest.MonkeyPatch())
 for command in json.loads(sys.argv[1]):
     train.main([*command, '--launcher', 'pytorch'])

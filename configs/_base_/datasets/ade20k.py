@@ -1,4 +1,4 @@
-# ADE20K at 512 x 512: the size of the models from ImageNet-1K.
+# ADE20K at 512 x 512, the size for models pretrained on ImageNet-1K.
 data_root = 'data/ade/ADEChallengeData2016'
 
 size = 512
@@ -20,8 +20,8 @@ test_pipeline = [
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='PackSegInputs'),
 ]
-# The authors' multi-scale results come from whole images, where their single-scale ones come from
-# sliding windows, and from ratios of the nominal scale, not of each image's own size as in mmseg.
+# The authors' single-scale results use sliding windows, their multi-scale results whole images. The
+# ratios are of the nominal scale, not of each image's own size as in mmseg.
 tta_test_cfg = dict(mode='whole')
 tta_ratios = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 tta_pipeline = [

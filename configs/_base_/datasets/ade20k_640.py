@@ -1,4 +1,4 @@
-# ADE20K at 640 x 640: the size of the models from ImageNet-22K.
+# ADE20K at 640 x 640, the size for models pretrained on ImageNet-22K.
 _base_ = ['./ade20k.py']
 
 size = 640

@@ -1,7 +1,7 @@
 # COCO 2017 with boxes and masks, and the authors' multi-scale training crops.
 data_root = 'data/coco/'
 
-# Long side, short side; the first entry of each pair only limits very wide or high images.
+# Largest long side and short side; the former only limits very wide or tall images.
 training_sizes = [(1333, short) for short in range(480, 801, 32)]
 train_pipeline = [
     dict(type='LoadImageFromFile'),

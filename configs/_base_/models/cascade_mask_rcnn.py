@@ -1,7 +1,7 @@
 # Cascade Mask R-CNN with FPN as the authors train it on COCO (paper, section 4).
 _base_ = ['./mask_rcnn.py']
 
-# Box targets and the least overlap of a positive box, by stage of the cascade.
+# Per stage of the cascade: standard deviations of box targets, smallest IoU of a positive box.
 target_stds = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
 overlaps = (0.5, 0.6, 0.7)
 rcnn = _base_.model.train_cfg.rcnn

@@ -1,5 +1,6 @@
-# 160,000 iterations. The authors multiply the warm-up into a polynomial curve that starts with it.
-# A scheduler of mmengine reaches its last value at `end - 1`, hence the two odd ends.
+# 160,000 iterations. Warm-up and polynomial decay both start at iteration 0 and multiply, as in the
+# authors' schedule. A scheduler of mmengine reaches its last value at `end - 1`, so both ends are
+# one later.
 _base_ = ['./layer_decay.py', '../task_seg.py']
 
 max_iters = 160_000

@@ -1,5 +1,5 @@
-# 36 epochs. A scheduler of mmengine reaches its last value at `end - 1`, hence one more iteration
-# than the 500 of the authors' warm-up.
+# 36 epochs. A scheduler of mmengine reaches its last value at `end - 1`, so the warm-up ends one
+# iteration later than the authors' 500.
 _base_ = ['./layer_decay.py', '../task_det.py']
 
 max_epochs = 36

@@ -1,5 +1,5 @@
-# The authors' optimizer: AdamW with learning rates that fall towards the input of the backbone.
-# A config gives the base rate and the decay rate; both schedules are for 16 images per step.
+# The authors' optimizer: AdamW with learning rates that decrease towards the backbone's input.
+# Each config sets the base rate and the decay rate; both schedules are for 16 images per step.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', betas=(0.9, 0.999), weight_decay=0.05),
     constructor='ConvNeXtLayerDecayConstructor',

@@ -1,4 +1,4 @@
-# How the sample models train from random weights; their configs add the length.
+# Training of the sample models from random weights; their configs add the length.
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

@@ -1,6 +1,5 @@
 """Samples drawn as the network gets them: which ones, how large, with what on them."""
 
-import importlib
 from pathlib import Path
 
 import cv2
@@ -12,14 +11,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from support.miniatures import SCALE, TRAIN, VAL, make_data, miniature
 
-TOOL = Path(__file__).resolve().parents[1] / 'tools/browse_data.py'
+from convnext_backbones.engine.browsing import Browser, build_dataset, dataset_config
+from tools import browse_data
+
 TASKS = ('det', 'seg')
 FOLDERS = dict(train='training', val='validation')  # of ADE20K
-
-
-@pytest.fixture(scope='module')
-def tool():
-    return importlib.import_module('tools.browse_data')
 
 
 @pytest.fixture(scope='module')
@@ -32,13 +28,13 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def browse(tool, data, tmp_path, monkeypatch):
+def browse(data, tmp_path, monkeypatch):
     """Runs the tool on a miniature; the pictures by name."""
     monkeypatch.chdir(data)
 
     def run(task: str, *flags: str) -> dict[str, np.ndarray]:
         out = tmp_path / str(len(list(tmp_path.iterdir())))
-        tool.main([f'{task}.py', '--out', str(out), *flags])
+        browse_data.main([f'{task}.py', '--out', str(out), *flags])
         return {path.name: cv2.imread(str(path)) for path in sorted(out.iterdir())}
 
     return run
@@ -121,42 +117,42 @@ def test_flipped_samples_are_flipped_with_their_boxes(browse, data):
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])
-def test_colors_are_those_of_the_file(tool, data, monkeypatch, to_rgb):
+def test_colors_are_those_of_the_file(data, monkeypatch, to_rgb):
     """Normalized or not, in either order of the channels."""
     monkeypatch.chdir(data)
     cfg = Config.fromfile('seg.py')
     init_default_scope(cfg.default_scope)
-    config = tool.dataset_config(cfg, 'train')
+    config = dataset_config(cfg, 'train')
     config.pipeline[2:4] = [
         dict(type='Normalize', mean=[120.0, 110, 100], std=[60.0, 50, 40], to_rgb=to_rgb)
     ]
-    dataset = tool.build_dataset(config)
+    dataset = build_dataset(config)
     sample = dataset[0]
     assert sample['inputs'].dtype == torch.float32
-    image = tool.Browser(cfg, config, dataset).image(sample['inputs'])
+    image = Browser(cfg, config, dataset.metainfo).image(sample['inputs'])
     expected = mmcv.bgr2rgb(cv2.imread(sample['data_samples'].img_path))
     assert np.array_equal(image, expected)
 
 
-def test_images_of_one_channel_and_of_four(tool, data, monkeypatch):
+def test_images_of_one_channel_and_of_four(data, monkeypatch):
     monkeypatch.chdir(data)
     cfg = Config.fromfile('seg.py')
     init_default_scope(cfg.default_scope)
-    config = tool.dataset_config(cfg, 'train')
-    browser = tool.Browser(cfg, config, tool.build_dataset(config))
+    config = dataset_config(cfg, 'train')
+    browser = Browser(cfg, config, build_dataset(config).metainfo)
     gray = torch.arange(6, dtype=torch.uint8).view(1, 2, 3)
     assert np.array_equal(browser.image(gray), gray[0].numpy()[:, :, None].repeat(3, axis=2))
     cfg.model.data_preprocessor.update(bgr_to_rgb=False, rgb_to_bgr=True)
     rgb = torch.arange(18, dtype=torch.uint8).view(3, 2, 3)
-    browser = tool.Browser(cfg, config, tool.build_dataset(config))
+    browser = Browser(cfg, config, build_dataset(config).metainfo)
     assert np.array_equal(browser.image(rgb), rgb.permute(1, 2, 0).numpy())
     with pytest.raises(ValueError, match='expected images of 1 or 3 channels, got 4'):
         browser.image(torch.zeros(4, 2, 3))
 
 
-def test_the_default_folder(tool, data, monkeypatch, capsys):
+def test_the_default_folder(data, monkeypatch, capsys):
     monkeypatch.chdir(data)
-    tool.main(['seg.py', '--number', '1'])
+    browse_data.main(['seg.py', '--number', '1'])
     assert len(list(Path('work_dirs/seg/samples_train').iterdir())) == 1
     assert f'1 of {TRAIN} samples are in work_dirs/seg/samples_train' in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default
 from convnext_backbones.experiments import EXPERIMENTS, settings
 from convnext_backbones.weights.zoo import PUBLISHED
 
-CONFIGS = Path(__file__).parent.parent / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 CDN = 'https://dl.fbaipublicfiles.com/convnext'
 
 # name: depth of stage 3, first width, drop path, lr, decay rate, the authors' num_layers, AMP,

@@ -19,7 +19,7 @@ from convnext_backbones.training import flags as training_flags
 from tools import train
 from tools.make_sample_data import Options, make_sample_data
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 LIMIT = 240  # seconds for one command
 

@@ -16,10 +16,11 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from support.miniatures import leave_configs_unformatted
 
 from convnext_backbones import ConvNeXtClassifier
+from convnext_backbones.config.walk import walk
 from convnext_backbones.engine.runner import build_runner
-from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.experiments import EXPERIMENTS, summary
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 PUBLISHED_CONFIGS = [path for path in CONFIGS if path.parent.name == 'configs']
 MODEL_TYPES = {
@@ -30,19 +31,18 @@ MODEL_TYPES = {
 
 # The keys that set how wide the heads are: 256 to 1024 in the recipes.
 WIDTHS = {
-    *('in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'fc_out_channels'),
+    'in_channels',
+    'out_channels',
+    'feat_channels',
+    'conv_out_channels',
+    'fc_out_channels',
     'channels',
 }
 
 
 def dicts(node):
     """Every dict below ``node``, itself included."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from dicts(child)
+    return [part for _, part in walk(node)]
 
 
 def method(path: Path) -> str:
@@ -86,6 +86,20 @@ def test_there_is_a_sample_of_each_task_and_a_config_of_each_experiment():
 def test_a_published_config_states_only_its_own(path):
     assert len(path.read_text().splitlines()) <= 15
     assert f"settings('{path.stem}')" in path.read_text()
+
+
+@pytest.mark.parametrize('path', PUBLISHED_CONFIGS, ids=lambda path: path.stem)
+def test_a_published_config_begins_with_its_row_of_the_table(path):
+    line = path.read_text().splitlines()[0]
+    assert line == f'# {summary(path.stem)}'
+    # The line tells what is built.
+    cfg = Config.fromfile(path)
+    assert f'lr {cfg.optim_wrapper.optimizer.lr:.0e}'.replace('e-0', 'e-') in line
+    assert f'decay {cfg.optim_wrapper.paramwise_cfg.decay_rate}, ' in line
+    assert f'drop path {cfg.model.backbone.drop_path_rate}, ' in line
+    assert ('ImageNet-22K' in line) == ('22k' in cfg.model.backbone.init_cfg.checkpoint)
+    sides = cfg.model.test_cfg.get('crop_size') or cfg.test_pipeline[1].scale
+    assert line.endswith('{} x {}'.format(*sides))
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,7 @@ from convnext_backbones.config.walk import list_datasets, list_heads
 from convnext_backbones.engine.runner import build_runner
 from convnext_backbones.experiments import EXPERIMENTS
 
-CONFIGS = Path(__file__).parent.parent / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NAMES = ('cat', 'dog', 'owl')
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-TOOL = Path(__file__).parent.parent / 'tools' / 'make_sample_data.py'
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'make_sample_data.py'
 SIZE = 96
 COUNTS = {'train': 12, 'val': 4}
 

@@ -8,7 +8,7 @@ from modelindex.load_model_index import load
 from convnext_backbones.experiments import EXPERIMENTS
 from convnext_backbones.weights.zoo import PUBLISHED
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -35,4 +35,5 @@ def test_an_entry_is_a_row_of_the_table(models, name):
     assert metadata['FLOPs'] == experiment.paper_gmacs * 10**9
     assert metadata['Parameters'] == experiment.paper_params * 10**6
     assert metadata['Source of Figures'] == 'the authors'
-    assert metadata['Pretraining'] == f'ImageNet-{"22K" if "22k" in experiment.weights else "1K"}'
+    assert metadata['Pretraining'] == experiment.pretraining
+    assert ('22K' in experiment.pretraining) == ('22k' in experiment.weights)

@@ -19,7 +19,7 @@ from support.miniatures import gloo_only
 
 from convnext_backbones.io.checkpoint import read_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 SAMPLE = ROOT / 'configs/sample/upernet_convnext_sample.py'
 IMAGES = {'det': 'data/sample/coco/val', 'seg': 'data/sample/ade20k/images/validation'}
