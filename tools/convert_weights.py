@@ -1,8 +1,8 @@
-"""Rename weights to the layout of another project: tools/convert_weights.py SRC DST --to LAYOUT.
+"""Convert weights to the layout of another project: tools/convert_weights.py SRC DST --to LAYOUT.
 
-SRC is the name of published weights, a file or a URL, in any of the layouts. DST is written for
-safetensors if it ends so, else for torch.load. A detector or segmentor keeps its heads, and its
-backbone gets other names; only OpenMMLab and the authors have such files.
+SRC is the name of published weights, a file or a URL, in any of the layouts. DST is written as
+safetensors if its name ends in .safetensors, else for torch.load. A detector or segmentor keeps its
+heads, and its backbone is renamed; only OpenMMLab and the authors have such files.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from convnext_backbones.weights.layouts import LAYOUTS
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('source', metavar='SRC', help='a published name, a file or a URL')
     parser.add_argument('destination', metavar='DST', help='the file to write')
     parser.add_argument('--to', required=True, choices=LAYOUTS, help='its layout')
     parser.add_argument(
-        '--drop', action='store_true', help='leave out what the layout has no place for'
+        '--drop', action='store_true', help='skip tensors that the layout has no place for'
     )
     parser.add_argument('--ema', action='store_true', help='take the averaged weights (model_ema)')
-    parser.add_argument('--prefix', help='which network to take from a file with several')
+    parser.add_argument('--prefix', help='the network to take from a file with several')
     args = parser.parse_args(argv)
     try:
         print(convert(**vars(args)))

@@ -1,4 +1,4 @@
-"""Weights of any layout into a model, and out again.
+"""Load weights of any layout into a model, and convert them.
 
 Imports models, ops and io.
 """

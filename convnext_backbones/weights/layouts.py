@@ -1,15 +1,15 @@
-"""What the tensors of a ConvNeXt are called in the files of other projects.
+"""Names of the tensors of a ConvNeXt in the files of other projects.
 
-One table per layout pairs their names with the authors', which are also ours; it is read in both
-directions. In a template ``{p}`` is ``weight`` or ``bias``, any other letter is a number, and
-arithmetic such as ``{2*i+1}`` says how their number follows from ours.
+One table per layout pairs their names with the authors' names, which are also ours; it is read in
+both directions. In a template ``{p}`` is ``weight`` or ``bias``, any other letter is a number, and
+arithmetic such as ``{2*i+1}`` computes their number from ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# mmpretrain's converter calls the norm after pooling by the name of the fourth output norm.
+# mmpretrain's converter gives the norm after pooling the name of the fourth output norm.
 MMPRETRAIN_FINAL_NORM = 'norm3'
 
 
@@ -18,14 +18,14 @@ class Layout:
     """The names and shapes of one project.
 
     Attributes:
-        name: What users call it.
+        name: The name for users, such as ``'timm'``.
         table: Pairs (their template, the authors' template) for names inside the trunk. The first
-            pair that matches a name holds, in either direction.
-        head: Their template of a classifier's head, counted from the root of the file, where it
-            is outside the trunk; else None, and ``table`` has it.
+            pair that matches a name counts, in either direction.
+        head: Their template of a classifier's head, from the root of the file, if it is outside
+            the trunk; None if ``table`` has it.
         trunk: The prefix of the trunk in a classification file.
-        respell: Applied to their names first: (pattern, replacement) pairs.
-        gamma_axes: Trailing axes of length one that their layer scale has.
+        respellings: Pairs (pattern, replacement) that are applied to their names first.
+        gamma_axes: Number of trailing axes of length one of their layer scale.
         convolutions: Variants whose pointwise layers are 1x1 convolutions in that project.
         output_norms: Whether the project's backbones can have a norm per output.
     """
@@ -34,7 +34,7 @@ class Layout:
     table: tuple[tuple[str, str], ...]
     head: str | None = None
     trunk: str = ''
-    respell: tuple[tuple[str, str], ...] = ()
+    respellings: tuple[tuple[str, str], ...] = ()
     gamma_axes: int = 0
     convolutions: tuple[str, ...] = ()
     output_norms: bool = True
@@ -79,8 +79,8 @@ TIMM = Layout(
         ('head.norm.{p}', 'norm.{p}'),
         ('head.fc.{p}', 'head.{p}'),
     ),
-    # features_only=True makes children of the top module out of what were grandchildren.
-    respell=((r'(^|\.)(stem|stages)_(\d+)\.', r'\1\2.\3.'),),
+    # features_only=True turns grandchildren of the top module into its children.
+    respellings=((r'(^|\.)(stem|stages)_(\d+)\.', r'\1\2.\3.'),),
     convolutions=('atto', 'femto', 'pico', 'nano'),
     output_norms=False,
 )

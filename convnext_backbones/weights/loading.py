@@ -1,14 +1,15 @@
-"""Pretrained weights: where they are published, how they get into a model, and what was loaded.
+"""Load pretrained weights into a model.
 
 ``load_weights`` reads a file of any layout of :mod:`.layouts` into a backbone, a classifier, or a
-whole detector or segmentor, and returns a report. Weights that do not fit are an error, so that
-no training starts "as if from scratch" unnoticed.
+whole detector or segmentor, and returns a report. Weights that do not fit are an error, so that no
+training starts from scratch unnoticed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -33,22 +34,26 @@ def load_weights(
 ) -> LoadReport:
     """Fill a model with the weights of a file, and report on every tensor.
 
-    Expected, and silent, is a file that fills the model; and, for a backbone, one without output
-    norms, such as a classifier's: ``norm0`` to ``norm3`` then keep their initial values, as in
-    the authors' code. Otherwise the model stays as it was, unless ``strict=False``.
+    Two kinds of files load without a warning: those that fill the model, and, for a backbone,
+    those without output norms, such as a classifier's. ``norm0`` to ``norm3`` then keep their
+    initial values, as in the authors' code. Any other file is an error that leaves the model
+    untouched, unless ``strict=False``.
 
-    A stem built for another number of channels than three gets the weights of R, G and B in turn,
-    or their average where it has fewer than three; see :func:`adapt_stem`.
+    A stem for more than three input channels gets the weights of R, G and B in turn; one for fewer
+    gets their average. See :func:`~convnext_backbones.weights.matching.adapt_stem`.
 
     Args:
         model: A :class:`ConvNeXt`, a :class:`ConvNeXtClassifier`, or a detector or segmentor of
-            mmdet or mmseg whose ``backbone`` is a ConvNeXt; a wrapper for distributed training
-            around any of them is looked through.
+            mmdet or mmseg whose ``backbone`` is a ConvNeXt; or a wrapper for distributed training
+            around one of them.
         source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
-        strict: Whether what does not fit is an error; otherwise it is logged as a warning. That
-            nothing fits at all is always an error.
+        strict: Whether tensors that do not fit are an error; otherwise they are logged as a
+            warning. A file of which nothing fits is always an error.
         ema: Take the averaged weights (``model_ema``) of a training checkpoint.
-        prefix: Which network to take from a file with several, such as ``'teacher.backbone.'``.
+        prefix: The network to take from a file with several, such as ``'teacher.backbone.'``.
+
+    Returns:
+        The outcome for every tensor.
 
     Raises:
         FileNotFoundError: There is no such name or file.
@@ -76,10 +81,10 @@ def load_weights(
 
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedConvNeXt:
-    """``init_cfg=dict(type='PretrainedConvNeXt', checkpoint=...)`` of a backbone.
+    """Initializer of a backbone: ``init_cfg=dict(type='PretrainedConvNeXt', checkpoint=...)``.
 
-    Nothing is read or downloaded before ``init_weights`` runs, which mmengine's Runner calls at
-    the start of training.
+    Nothing is read or downloaded before ``init_weights`` runs, which mmengine's Runner calls at the
+    start of training.
 
     Args:
         checkpoint: A name of :data:`PUBLISHED`, the path of a file, or a URL.
@@ -92,16 +97,16 @@ class PretrainedConvNeXt:
         self, checkpoint: str, strict: bool = True, ema: bool = False, prefix: str | None = None
     ) -> None:
         self.checkpoint = checkpoint
-        self.options = dict(strict=strict, ema=ema, prefix=prefix)
+        self.options: dict[str, Any] = dict(strict=strict, ema=ema, prefix=prefix)
 
     def __call__(self, module: nn.Module) -> None:
-        """Fill ``module``, a ConvNeXt."""
+        """Fill ``module``, a ConvNeXt or a ConvNeXtClassifier; called by mmengine."""
         name = type(self).__name__
         if not isinstance(module, (ConvNeXt, ConvNeXtClassifier)):
             raise ValueError(
                 f'expected {name} in the init_cfg of a ConvNeXt, got it in that of '
-                f'{type(module).__name__}, which initializes its parts after it; give a whole '
-                'detector or segmentor its weights with load_from'
+                f'{type(module).__name__}, which initializes its parts afterwards; use load_from '
+                'for the weights of a whole detector or segmentor'
             )
         if isinstance(module.init_cfg, list) and module.init_cfg[-1]['type'] not in (
             name,
@@ -109,7 +114,7 @@ class PretrainedConvNeXt:
         ):
             raise ValueError(
                 f'expected {name} at the end of init_cfg, got '
-                f'{module.init_cfg[-1]["type"]!r} there, which would draw the weights anew'
+                f'{module.init_cfg[-1]["type"]!r} there, which would overwrite the weights'
             )
         report = load_weights(module, self.checkpoint, **self.options)
         print_log(str(report), logger='current', level=logging.INFO)

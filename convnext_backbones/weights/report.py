@@ -1,4 +1,4 @@
-"""The report of what became of every tensor."""
+"""Report on every tensor of a file and of a model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from .names import OUTPUT_NORM
 
-# Where a detector or segmentor has its ConvNeXt.
+# The attribute of a detector or segmentor that holds its ConvNeXt.
 BACKBONE = 'backbone.'
 
 
 @dataclass
 class LoadReport:
-    """What became of every tensor of a file and of a model.
+    """The outcome for every tensor of a file and of a model.
 
     ``print(report)`` gives the counts, in all and per stage. Names are those of the model, except
     in ``unexpected`` and ``dropped``, which the model does not have.
@@ -24,17 +24,16 @@ class LoadReport:
         layout: The recognized layout: official, mmpretrain, timm, torchvision or transformers.
         loaded: Tensors of the model that were filled.
         missing: Tensors of the model that the file does not have; they keep their values.
-        mismatched: Tensors that both have, left out because shape or type differ.
+        mismatched: Tensors that both have, skipped because shape or type differ.
         unexpected: Tensors of the file that the model has no place for.
-        dropped: Tensors of the file left out on purpose: norm and head of a classifier, neck and
+        dropped: Tensors of the file skipped on purpose: norm and head of a classifier, neck and
             heads of a detector, stages and norms that the model was built without.
-        reshaped: Loaded without the axes of length one that the file keeps, such as those of 1x1
-            convolutions.
+        reshaped: Loaded without trailing axes of length one, such as those of 1x1 convolutions.
         adapted: Loaded into another number of input channels.
         converted: Loaded from another floating-point type.
         not_finite: Loaded with NaN or infinity in them.
-        notes: Sentences on what was detected or changed on the way, logged as warnings.
-        surprises: Phrases on what does not fit and why; an error unless ``strict=False``.
+        notes: Sentences about things detected or changed during loading, logged as warnings.
+        surprises: Phrases about what does not fit, and why; an error unless ``strict=False``.
     """
 
     source: str
@@ -52,7 +51,7 @@ class LoadReport:
     surprises: list[str] = field(default_factory=list)
 
     def per_stage(self) -> dict[str, tuple[int, int]]:
-        """Part of the model -> number of its tensors that were loaded, and that were not."""
+        """Return, by part of the model, how many tensors were loaded, and how many were not."""
         loaded = Counter(map(_part, self.loaded))
         absent = Counter(map(_part, self.missing + self.mismatched))
         parts = sorted(
@@ -61,7 +60,7 @@ class LoadReport:
         return {part: (loaded[part], absent[part]) for part in parts}
 
     def counts(self) -> str:
-        """The numbers that are not zero, in words."""
+        """Return the numbers that are not zero, in words."""
         fates = ('loaded', 'missing', 'mismatched', 'unexpected', 'dropped')
         changes = ('reshaped', 'adapted', 'converted', 'not_finite')
         numbers = {fate: len(getattr(self, fate)) for fate in fates + changes}
@@ -80,7 +79,7 @@ class LoadReport:
 
 
 def _part(name: str) -> str:
-    """Which part of a model a tensor is counted in."""
+    """Return the part of a model in which a tensor is counted."""
     name = name.removeprefix(BACKBONE)
     if name.startswith('downsample_layers.0.'):
         return 'stem'

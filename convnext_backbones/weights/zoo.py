@@ -1,4 +1,4 @@
-"""Published weights: names, addresses and local files."""
+"""Names and addresses of published weights, and their local files."""
 
 from __future__ import annotations
 
@@ -11,36 +11,14 @@ from ..io.checkpoint import check_container
 from ..io.download import SCHEMES, find_downloaded, find_or_fetch, is_url, may_download
 
 
-def local_file(source: str) -> Path | None:
-    """The file of weights on this machine; None if training would download it.
-
-    Args:
-        source: A name of :data:`~convnext_backbones.PUBLISHED`, the path of a file, or a URL.
-
-    Raises:
-        FileNotFoundError: Training would not find it either.
-        ValueError: The URL is of no use.
-    """
-    published = PUBLISHED.get(source)
-    if published is not None:
-        found = find_downloaded(published.url, official=True)
-    elif not is_url(source):
-        return weights_file(source)
-    elif source.lower().startswith(SCHEMES):
-        found = find_downloaded(source)
-    else:
-        return None  # such as torchvision://resnet50, which mmengine looks up
-    return found if found or may_download() else weights_file(source)
-
-
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of the authors.
+    """A file of weights that the authors published.
 
     Attributes:
-        url: Where it is.
-        size: In bytes; None where it is not known.
-        sha256: Its digest; None where it is not known.
+        url: Its address.
+        size: Its size in bytes; None if it is not known.
+        sha256: Its digest in hexadecimal; None if it is not known.
     """
 
     url: str
@@ -102,7 +80,9 @@ PUBLISHED: dict[str, PublishedWeights] = {
 
 
 def weights_file(source: str | os.PathLike) -> Path:
-    """The local file of ``source``; see :func:`~convnext_backbones.download.find_or_fetch`.
+    """Return the local file of ``source``, after downloading it if necessary.
+
+    See :func:`~convnext_backbones.io.download.find_or_fetch` for the folders.
 
     Args:
         source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
@@ -128,3 +108,25 @@ def weights_file(source: str | os.PathLike) -> Path:
             f'{source!r}; {hint}'
         )
     return path
+
+
+def local_file(source: str) -> Path | None:
+    """Return the file of weights on this machine; None if training would download it.
+
+    Args:
+        source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+
+    Raises:
+        FileNotFoundError: Training would not find the file either.
+        ValueError: The URL cannot be used.
+    """
+    published = PUBLISHED.get(source)
+    if published is not None:
+        found = find_downloaded(published.url, official=True)
+    elif not is_url(source):
+        return weights_file(source)
+    elif source.lower().startswith(SCHEMES):
+        found = find_downloaded(source)
+    else:
+        return None  # such as torchvision://resnet50, which mmengine looks up
+    return found if found or may_download() else weights_file(source)
