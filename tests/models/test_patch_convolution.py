@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnext_backbones import ConvNeXt
 from convnext_backbones.inference import backbone as inference_backbone
-from convnext_backbones.inference.backbone import InferenceBlock
 from convnext_backbones.inference.fast_form import bf16_is_fast, has_fast_form
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.models import layers
@@ -365,16 +364,14 @@ def check_narrow(layer, form, channels, arrange):
 @pytest.mark.parametrize(
     'dtype', [torch.float32, pytest.param(torch.bfloat16, marks=needs_fast_bf16)]
 )
-@pytest.mark.parametrize('band_bytes', [1, inference_backbone.BAND_BYTES])
 @pytest.mark.parametrize('channels', CHANNELS)
-def test_narrow_blocks_in_place(monkeypatch, dtype, channels, band_bytes):
-    """oneDNN's fused operations, on whole maps and on bands of rows."""
-    monkeypatch.setattr(inference_backbone, 'BAND_BYTES', band_bytes)
-    block = Block(channels, 0.0, 1.0).bfloat16().float().eval().requires_grad_(False)
-    fast = copy.deepcopy(block)
-    fast.__class__, fast.packed = InferenceBlock, inference_backbone.Kept()
-    if not has_fast_form(fast, torch.empty(0)):
-        pytest.skip('this torch has not the fused operations')
+def test_narrow_blocks_in_place(dtype, channels):
+    """oneDNN's fused operations."""
+    net = ConvNeXt(dict(depths=[1], dims=[channels]), layer_scale_init_value=1.0, out_indices=0)
+    net = net.bfloat16().float().eval().requires_grad_(False)
+    if not has_fast_form(net, torch.empty(0)):
+        pytest.skip('this torch does not have the fused operations')
+    block, fast = (each.stages[0][0] for each in (net, optimize_for_inference(net)))
     for samples, height, width in NARROW:
         x = rounded(samples, channels, height, width)
         actual = x.clone().to(dtype, memory_format=torch.channels_last)
