@@ -4,13 +4,10 @@ import pytest
 import torch
 from mmengine.model import BaseTTAModel
 from mmengine.registry import MODELS, init_default_scope
-from support.miniatures import CONFIGS, miniature
+from support.miniatures import miniature
 from torch import nn
 
-from convnext_backbones.config.flags import config_parser
-from convnext_backbones.config.loading import load_config
 from convnext_backbones.engine.build import build_model, load_trained
-from convnext_backbones.engine.runner import build_runner
 from convnext_backbones.io.checkpoint import write_safetensors
 
 CLASSES = tuple('abcdefghij')
@@ -78,53 +75,3 @@ def test_other_backbones_are_loaded_as_mmengine_does(tmp_path):
     assert model.backbone.bias.tolist() == [1, 1]
     with pytest.raises(FileNotFoundError, match="expected a checkpoint, found no file at 'no.pth'"):
         load_trained(model, 'no.pth')
-
-
-def overridden(*options: str):
-    args = config_parser('').parse_args([str(CONFIGS['seg']), '--cfg-options', *options])
-    return load_config(args.config, args.cfg_options)
-
-
-@pytest.mark.parametrize(
-    ('option', 'message'),
-    [
-        ('optim_wrapper=3', 'expected optim_wrapper in the config to be a dict, got 3'),
-        (
-            'model.backbone=ResNet',
-            "model.backbone in the config to be a dict, got 'ResNet'",
-        ),
-        ('custom_hooks=[a]', r"custom_hooks in the config to be a list .* got \['a'\]"),
-        ('tta_pipeline.99=1', 'overrides ask for: KeyError: .*Index 99 exceeds the length'),
-        ('model.type.a=1', 'overrides ask for: TypeError: type=.*raised in .*config.py, line'),
-    ],
-)
-def test_overrides_that_do_not_fit_get_one_sentence(option, message):
-    with pytest.raises(ValueError, match=message) as error:
-        overridden(option)
-    assert '\n' not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ('option', 'message'),
-    [
-        ('model.backbone.type=Nonsense', 'overrides ask for: KeyError: .*Nonsense is not in the'),
-        ('model.backbone.deep=1', "TypeError: .* unexpected keyword argument 'deep'"),
-        ('model.backbone.in_chans=a', "TypeError: expected in_chans to be an integer .* got 'a'"),
-        ('model.decode_head.channels=None', 'TypeError: .*raised in '),
-        ('train_dataloader=None', 'train_dataloader, train_cfg, and optim_wrapper'),
-    ],
-)
-def test_what_cannot_be_built_gets_one_sentence(option, message, tmp_path):
-    cfg = overridden(option, f'work_dir={tmp_path}')
-    cfg.launcher = 'none'
-    with pytest.raises(ValueError, match=message) as error:
-        build_runner(cfg)
-    assert '\n' not in str(error.value)
-
-
-@pytest.mark.parametrize('option', ['model', 'a=[1,(2]', 'a=((1,2)'])
-def test_an_override_that_cannot_be_parsed_is_an_error_of_usage(option, capsys):
-    with pytest.raises(SystemExit) as error:
-        overridden(option)
-    assert error.value.code == 2
-    assert f'expected KEY=VALUE with paired brackets, got {option!r}' in capsys.readouterr().err

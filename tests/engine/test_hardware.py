@@ -2,6 +2,7 @@
 
 import pytest
 from mmengine.config import Config
+from torch.distributed import is_initialized
 
 from convnext_backbones.engine import hardware
 
@@ -41,3 +42,12 @@ def test_slurm_without_a_gpu_is_refused(monkeypatch):
     cfg.launcher = 'slurm'
     with pytest.raises(ValueError, match="expected launcher 'none' or 'pytorch'.*'slurm'"):
         hardware.adapt_to_hardware(cfg)
+
+
+def test_a_config_for_several_processes_is_adapted_without_joining_them(monkeypatch):
+    monkeypatch.setattr(hardware, 'get_device', lambda: 'cpu')
+    cfg = recipe()
+    cfg.launcher = 'pytorch'  # as in the config that a distributed run leaves behind
+    assert 'processes talk over gloo' in hardware.adapt_to_hardware(cfg)
+    assert cfg.model_wrapper_cfg.type == 'CPUDistributedDataParallel'
+    assert not is_initialized()
