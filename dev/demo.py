@@ -1,8 +1,9 @@
-"""The whole first run on generated sample data: `make demo`.
+"""Run the whole pipeline on generated sample data: ``make demo``.
 
 Generates the data, trains the sample detector and the sample segmentor from a fixed seed,
-evaluates both, draws predictions of both, and prints what came out. Each step is one of the
-commands that README shows.
+evaluates both and draws their predictions. Each step is one of the commands that the quickstart
+shows. The screen gets the progress, the metrics and where the pictures are; the output of the
+commands goes to log files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -18,12 +19,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
+if __name__ == '__main__':
+    sys.path.insert(0, str(ROOT))  # run as a file, this finds dev/ only
+
+from dev.steps import Step, StepError, run_step  # noqa: E402
+
+TOOLS = Path('tools')
 DATA = Path('data/sample')  # where the sample configs look for it
 PICTURE_COLUMNS = 6
+INTERRUPTED_STATUS = 130  # as shells have it for SIGINT
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,10 @@ class Task:
     """One of the two models.
 
     Attributes:
-        name: For headings and folders.
+        name: Name for headings and folders.
         config: Its sample config.
-        images: Validation images, below :data:`DATA`.
-        metrics: Names of the metrics to print, with the least value that the run must reach.
+        images: Folder of validation images, below :data:`DATA`.
+        metrics: Metrics to print, with the least value that the run must reach.
     """
 
     name: str
@@ -66,28 +75,52 @@ TASKS = (
 )
 
 
-def run(*command: str | Path) -> None:
-    """Run one of the tools from the root of the checkout; its failure ends the demo."""
-    words = [str(word) for word in command]
-    print(f'\n$ python {" ".join(words)}', flush=True)
-    subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+class Steps:
+    """Runs the commands one after the other, numbered on the screen.
+
+    Args:
+        console: Where to show the progress.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.count = 0
+        self.total = 1 + 3 * len(TASKS)
+
+    def run(self, title: str, log: Path, *command: str | Path, epochs: int = 1) -> None:
+        """Run one of the tools; its output goes to the file ``log``.
+
+        Raises:
+            StepError: The tool failed.
+        """
+        self.count += 1
+        step = Step(f'[{self.count}/{self.total}] {title}', command, ROOT / log, epochs)
+        run_step(step, ROOT, self.console)
 
 
-def run_task(task: Task, out: Path) -> dict[str, float]:
-    """Train, evaluate and draw; the metrics."""
-    work_dir = out / task.name
-    run('tools/train.py', task.config, '--work-dir', work_dir)
+def run_task(task: Task, out: Path, steps: Steps) -> dict[str, float]:
+    """Train, evaluate and draw; return the metrics.
+
+    Raises:
+        StepError: A tool failed.
+    """
+    work_dir = ROOT / out / task.name
+    logs = work_dir / 'logs'
+    flags = [task.config, '--work-dir', work_dir]
+    epochs = Config.fromfile(ROOT / task.config).train_cfg.get('max_epochs', 1)
+    title = f'train the {task.name}'
+    steps.run(title, logs / 'train.log', TOOLS / 'train.py', *flags, epochs=epochs)
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-    run('tools/test.py', task.config, checkpoint, '--work-dir', work_dir)
-    run(
-        'tools/predict.py',
-        *(task.config, checkpoint, DATA / task.images, '--out', work_dir / 'predictions'),
-    )
+    flags = [task.config, checkpoint, '--work-dir', work_dir]
+    steps.run(f'evaluate the {task.name}', logs / 'test.log', TOOLS / 'test.py', *flags)
+    flags = [task.config, checkpoint, DATA / task.images, '--out', work_dir / 'predictions']
+    title = f'draw predictions of the {task.name}'
+    steps.run(title, logs / 'predict.log', TOOLS / 'predict.py', *flags)
     return json.loads((work_dir / 'metrics.json').read_text())
 
 
 def contact_sheet(out: Path) -> Path:
-    """One picture: a row of overlays of the detector, the same scenes below by the segmentor."""
+    """Draw one picture: overlays of the detector, and below the same scenes by the segmentor."""
     rows = []
     for task in TASKS:
         overlays = sorted((out / task.name / 'predictions' / 'overlays').iterdir())
@@ -99,7 +132,7 @@ def contact_sheet(out: Path) -> Path:
 
 
 def print_metrics(console: Console, task: Task, metrics: dict[str, float]) -> bool:
-    """Print the table of one task; whether every metric reached what it must."""
+    """Print the table of one task; return whether every metric reached its least value."""
     table = Table('metric', 'value', 'at least', title=task.name)
     reached = True
     for name, least in task.metrics.items():
@@ -109,27 +142,49 @@ def print_metrics(console: Console, task: Task, metrics: dict[str, float]) -> bo
     return reached
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--out', type=Path, default=Path('work_dirs/demo'), help='folder for results'
-    )
-    out = parser.parse_args(argv).out
+def run_demo(out: Path, console: Console) -> int:
+    """Run all steps and show the outcome; return the exit status.
+
+    Raises:
+        StepError: A step failed.
+    """
     start = time.monotonic()
     shutil.rmtree(ROOT / out, ignore_errors=True)
-    run('tools/make_sample_data.py', DATA)
-    metrics = {task.name: run_task(task, out) for task in TASKS}
+    steps = Steps(console)
+    steps.run('make the sample data', out / 'data.log', TOOLS / 'make_sample_data.py', DATA)
+    metrics = {task.name: run_task(task, out, steps) for task in TASKS}
     picture = contact_sheet(ROOT / out)
-    console = Console()
     reached = [print_metrics(console, task, metrics[task.name]) for task in TASKS]
-    console.print(f'pictures: {picture} (first scenes), {ROOT / out}/*/predictions/overlays (all)')
-    console.print(f'{(time.monotonic() - start) / 60:.1f} minutes')
+    for line in (
+        f'pictures: {picture} (first scenes), {ROOT / out}/*/predictions/overlays (all)',
+        f'logs:     {ROOT / out}/*/logs',
+        f'{(time.monotonic() - start) / 60:.1f} minutes',
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
     if not all(reached):
-        console.print('a metric is below what this run must reach', style='red')
+        console.print('a metric is below the least value that this run must reach', style='red')
         return 1
     return 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(':')[0])
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/demo'), help='folder for results'
+    )
+    out = parser.parse_args(argv).out
+    console = Console()
+    try:
+        return run_demo(out, console)
+    except StepError as error:
+        print(*error.tail, f'demo: {error}', sep='\n')
+        return 1
+    except KeyboardInterrupt:
+        print(f'demo: interrupted; what was done so far is in {ROOT / out}')
+        return INTERRUPTED_STATUS
+
+
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like an interruption
     sys.exit(main())
