@@ -33,8 +33,8 @@ def bounded(name: str, least: str = '') -> str:
 # Their own releases seldom break what we use, and mmengine asks for most of them too: no upper
 # bound. OpenCV is left to mmengine, as its forks name different distributions.
 STABLE = ['filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
-# The tests of the backbone, checkpoints and inference ran with torch 2.6.0, the rest with the tested
-# version; beside its peers the backbone is also compared and measured with torch 2.14.1.
+# The tests of backbone, checkpoints and inference ran with torch 2.6.0, all with the tested version;
+# beside its peers the backbone is also compared and measured with torch 2.14.1.
 CORE = ['torch>=2.6,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors'), *STABLE]
 DET = [bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 # mmsegmentation imports ftfy and regex without declaring them.
@@ -56,6 +56,7 @@ class BuildWithRecipes(build_py):
     """Adds to the wheel what OpenMMLab's ``mim`` looks for, in the package's folder ``.mim``."""
 
     def run(self) -> None:
+        """Build, then copy configs and tools."""
         super().run()
         if self.editable_mode:  # nothing is copied: mim then takes paths in the checkout
             return

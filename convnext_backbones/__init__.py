@@ -4,6 +4,8 @@ Importing this package registers ``type='ConvNeXt'`` in mmengine's root registry
 mmseg and every other child registry find it. It needs torch and mmengine only.
 """
 
+from typing import NoReturn
+
 from .version import __version__
 
 __all__ = [
@@ -30,7 +32,7 @@ except (ImportError, OSError) as error:
     # where torch or mmengine is missing or broken. Everybody else is told at the first use.
     _cause = error
 
-    def __getattr__(name: str):
+    def __getattr__(name: str) -> NoReturn:
         if name not in __all__:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         raise ImportError(
