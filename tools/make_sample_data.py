@@ -9,7 +9,7 @@ Every scene is written in both layouts that users have:
     OUT/ade20k/annotations/{training,validation}/*.png   label maps, see below
 
 Label maps follow ADE20K: 0 is "unlabeled", here the blurred rim of a digit; 1 is the background
-and 2 to 11 are the digits. The same seed gives the same files; no digit is in both splits.
+and 2 to 11 are the digits. The same seed gives the same files; no scan is used in both splits.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ import cv2
 import numpy as np
 
 DIGITS = tuple('0123456789')
-UNLABELLED, BACKGROUND, FIRST_DIGIT = 0, 1, 2
+UNLABELED, BACKGROUND, FIRST_DIGIT = 0, 1, 2
 VALIDATION_SHARE = 0.2  # of the digits that scikit-learn ships
 DIGITS_PER_SCENE = (2, 5)
 DIGIT_HEIGHT = (0.25, 0.42)  # as a share of the scene
 MAX_OVERLAP = 0.1  # of the smaller of two boxes
-# Digits are brighter than what is behind them: a net learns them in minutes.
+# Digits are brighter than their background, so that a network learns them in minutes.
 BACKGROUND_BRIGHTNESS, INK_RANGE = 0.5, (128, 255)
 SHARPNESS = 1.8
-OPAQUE, TRANSPARENT = 0.5, 0.15  # ink above the first is the digit, below the second not a digit
-MIN_AREA = 16  # pixels; smaller specks of a digit are not outlined
+OPAQUE, TRANSPARENT = 0.5, 0.15  # a pixel above the first is digit, below the second background
+MIN_AREA = 16  # pixels; smaller pieces of a digit get no outline
+ATTEMPTS = 50  # to place a digit where it hardly overlaps others
 ENLARGE = 4
 MANIFEST = 'sample_data.json'
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the files, stored beside them."""
+    """Settings that determine the generated files; stored beside them."""
 
     train: int
     val: int
@@ -92,7 +93,7 @@ class SceneMaker:
         self.rng = rng
 
     def make(self) -> Scene:
-        """One more scene."""
+        """Return a new scene."""
         image = self._background().astype(np.float32) * BACKGROUND_BRIGHTNESS
         labels = np.full((self.size, self.size), BACKGROUND, np.uint8)
         instances: list[tuple[int, np.ndarray]] = []
@@ -109,9 +110,9 @@ class SceneMaker:
             window = (slice(y, y + height), slice(x, x + width))
             color = self.rng.uniform(*INK_RANGE, 3).astype(np.float32)
             image[window] += (color - image[window]) * ink[..., None]
-            # The rim is unlabeled, but does not erase a neighbor that is already there.
+            # The rim is unlabeled, except over a neighboring digit.
             rim = (ink > TRANSPARENT) & (labels[window] == BACKGROUND)
-            labels[window][rim] = UNLABELLED
+            labels[window][rim] = UNLABELED
             labels[window][ink > OPAQUE] = FIRST_DIGIT + digit
             mask = np.zeros(labels.shape, bool)
             mask[window] = ink > OPAQUE
@@ -121,6 +122,7 @@ class SceneMaker:
         return Scene(image.round().astype(np.uint8), labels, instances)
 
     def _background(self) -> np.ndarray:
+        """Return a random crop of a photograph, (size, size, 3)."""
         photo = self.photos[self.rng.integers(len(self.photos))]
         side = int(self.rng.integers(self.size // 2, min(photo.shape[:2]) + 1))
         y = int(self.rng.integers(photo.shape[0] - side + 1))
@@ -129,7 +131,7 @@ class SceneMaker:
         return crop[:, ::-1] if self.rng.random() < 0.5 else crop
 
     def _ink(self, digit: int) -> np.ndarray:
-        """A digit of the given class, scaled; (h, w), opacity 0 to 1."""
+        """Return the opacity of a random digit of the given class, scaled; (h, w), 0 to 1."""
         scan = self.images[self.rng.choice(self.by_class[digit])] / 16.0
         columns = np.flatnonzero(scan.any(0))
         scan = scan[:, columns[0] : columns[-1] + 1]
@@ -139,11 +141,14 @@ class SceneMaker:
         scale = (len(scan) / (len(scan) - 2), scan.shape[1] / (scan.shape[1] - 2))
         target = (round(width * scale[1]), round(height * scale[0]))
         ink = cv2.resize(scan, target, interpolation=cv2.INTER_CUBIC)
-        # Enlarging an 8 x 8 scan blurs it; a steeper ramp gives the strokes an edge again.
+        # Enlarging an 8 x 8 scan blurs it; a steeper ramp restores the edges of the strokes.
         return np.clip(SHARPNESS * (ink - 0.5) + 0.5, 0, 1)
 
-    def _place(self, shape: tuple[int, int], boxes: list) -> tuple[int, int] | None:
-        for _ in range(50):
+    def _place(
+        self, shape: tuple[int, ...], boxes: list[tuple[int, int, int, int]]
+    ) -> tuple[int, int] | None:
+        """Return the top left corner of a free place, x and y; None if none was found."""
+        for _ in range(ATTEMPTS):
             x = int(self.rng.integers(self.size - shape[1] + 1))
             y = int(self.rng.integers(self.size - shape[0] + 1))
             box = (x, y, x + shape[1], y + shape[0])
@@ -153,7 +158,7 @@ class SceneMaker:
 
 
 def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    """Shared area as a share of the smaller box."""
+    """Return the shared area as a fraction of the smaller box; boxes are x0, y0, x1, y1."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -163,12 +168,12 @@ def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 
 def coco_annotation(mask: np.ndarray) -> dict | None:
-    """Box, area and polygons of a boolean mask in COCO's form; None if nothing is left of it.
+    """Return box, area and polygons of a boolean mask in COCO's form; None for a mask too small.
 
-    Polygons have no holes: the inside of a zero belongs to it, in the area too.
+    Polygons have no holes, so the inside of a zero counts as digit, also in the area.
     """
-    # cv2 traces pixel centers, COCO's polygons run along pixel edges: on the enlarged mask the
-    # two differ by an eighth of a pixel only.
+    # cv2 traces pixel centers and COCO's polygons follow pixel edges. On the enlarged mask the two
+    # differ by only an eighth of a pixel.
     fine = cv2.resize(
         mask.astype(np.uint8), None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_NEAREST
     )
@@ -189,9 +194,10 @@ def coco_annotation(mask: np.ndarray) -> dict | None:
 
 def write_split(
     maker: SceneMaker, count: int, coco: Path, ade: Path, coco_name: str, ade_name: str
-):
-    """Write ``count`` scenes in both layouts."""
-    images, annotations = [], []
+) -> None:
+    """Write ``count`` scenes in both layouts, into a folder for each."""
+    images: list[dict] = []
+    annotations: list[dict] = []
     folders = coco / coco_name, ade / 'images' / ade_name, ade / 'annotations' / ade_name
     for folder in folders:
         folder.mkdir(parents=True)
@@ -258,7 +264,7 @@ def make_sample_data(out: Path, options: Options) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
