@@ -33,8 +33,8 @@ def bounded(name: str, least: str = '') -> str:
 # Their own releases seldom break what we use, and mmengine asks for most of them too: no upper
 # bound. OpenCV is left to mmengine, as its forks name different distributions.
 STABLE = ['filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
-# The tests of backbone, checkpoints and inference ran with torch 2.6.0, all with the tested version;
-# beside its peers the backbone is also compared and measured with torch 2.14.1.
+# Backbone, checkpoints and inference were tested with torch 2.6.0 as well as with the tested
+# version; beside its peers the backbone is also compared and measured with torch 2.14.1.
 CORE = ['torch>=2.6,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors'), *STABLE]
 DET = [bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 # mmsegmentation imports ftfy and regex without declaring them.
