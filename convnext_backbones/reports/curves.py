@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..io.files import write_atomically
-from .results_table import LR_COLUMNS, PLACE, PREFIX, RESULTS, Row
+from .results_table import LR_COLUMNS, PLACE, RESULTS, VAL_LOSS_PREFIX, Row
 
 WIDTH, PANEL_HEIGHT, DPI = 9.0, 2.2, 110  # inches, inches, dots per inch
 MOST_CURVES = 12  # in one panel
@@ -90,8 +90,8 @@ def plan_panels(rows: Sequence[Row]) -> list[Panel]:
     val_losses: list[Curve] = []
     metrics: dict[str, list[Curve]] = {}
     for curve in _curves(row for row in rows if row['split'] == 'val'):
-        if curve.label.startswith(PREFIX):
-            val_losses.append(replace(curve, label=curve.label.removeprefix(PREFIX)))
+        if curve.label.startswith(VAL_LOSS_PREFIX):
+            val_losses.append(replace(curve, label=curve.label.removeprefix(VAL_LOSS_PREFIX)))
             continue
         # COCO's mAP numbers get one panel for boxes and one for masks.
         group, found, number = curve.label.partition('_mAP')

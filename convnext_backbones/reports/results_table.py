@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..io.files import write_atomically
 
-PREFIX = 'val/'  # of the losses on the validation set, among its metrics
+VAL_LOSS_PREFIX = 'val/'  # of the losses on the validation set, among its metrics
 RESULTS = 'results.csv'
 PLACE = ('split', 'step', 'epoch', 'iter')  # columns with a row's position in the training
 LR_COLUMNS = ('highest_lr', 'lowest_lr')

@@ -24,7 +24,7 @@ PRECISIONS: dict[str, dict[str, object] | None] = {
     'fp16': dict(dtype='float16', loss_scale='dynamic'),
     'bf16': dict(dtype='bfloat16', loss_scale=1.0),
 }
-STRATEGIES = ('ddp', 'fsdp')
+PARALLEL_STRATEGIES = ('ddp', 'fsdp')
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--strategy',
-        choices=STRATEGIES,
+        choices=PARALLEL_STRATEGIES,
         default='ddp',
         help='how several processes share the work: ddp keeps the whole model in each process, '
         'fsdp shards weights, gradients and optimizer state over them',

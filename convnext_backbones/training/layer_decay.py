@@ -25,9 +25,9 @@ from torch import nn
 from ..models.convnext import ConvNeXt
 from ..models.layer_ids import count_layers, layer_id
 
-PREFIX = 'backbone.'
+BACKBONE_PREFIX = 'backbone.'
 DECAY_TYPES = ('layer_wise', 'stage_wise')
-OPTIONS = ('decay_rate', 'decay_type', 'custom_keys')
+PARAMWISE_KEYS = ('decay_rate', 'decay_type', 'custom_keys')
 MULTIPLIERS = ('lr_mult', 'decay_mult')
 
 
@@ -66,10 +66,10 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
         cfg = self.paramwise_cfg
-        unknown = sorted(map(str, set(cfg) - set(OPTIONS)))
+        unknown = sorted(map(str, set(cfg) - set(PARAMWISE_KEYS)))
         if unknown:
             raise ValueError(
-                f'expected paramwise_cfg to hold only {", ".join(OPTIONS)}, got '
+                f'expected paramwise_cfg to hold only {", ".join(PARAMWISE_KEYS)}, got '
                 f'{", ".join(unknown)}; num_layers is derived from the backbone'
             )
         rate = cfg.get('decay_rate')
@@ -125,8 +125,8 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
-            if name.startswith(PREFIX):
-                layer = layer_id(name.removeprefix(PREFIX), num_layers, decay_type)
+            if name.startswith(BACKBONE_PREFIX):
+                layer = layer_id(name.removeprefix(BACKBONE_PREFIX), num_layers, decay_type)
             else:
                 layer = num_layers + 1
             decays = param.dim() > 1 and not name.endswith('.bias')

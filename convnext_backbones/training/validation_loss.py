@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..config.walk import annotated_dataset
-from ..reports.results_table import PREFIX
+from ..reports.results_table import VAL_LOSS_PREFIX
 
 SEED = 0  # for random choices within a loss, such as the proposals that a detector samples
 
@@ -51,14 +51,14 @@ class ValidationLossHook(Hook):
         """Drop the values of the last validation: mmengine would average them with the new."""
         self._build_dataloader(runner)
         log_scalars = runner.message_hub.log_scalars
-        for name in [name for name in log_scalars if name.startswith(f'val/{PREFIX}')]:
+        for name in [name for name in log_scalars if name.startswith(f'val/{VAL_LOSS_PREFIX}')]:
             del log_scalars[name]
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Compute the losses and add them to ``metrics``, in place."""
         assert metrics is not None  # mmengine's validation loops always pass them
         losses = mean_losses(runner.model, self._build_dataloader(runner))
-        metrics.update({f'{PREFIX}{name}': loss for name, loss in losses.items()})
+        metrics.update({f'{VAL_LOSS_PREFIX}{name}': loss for name, loss in losses.items()})
         for hook in runner.hooks:
             if isinstance(hook, IterTimerHook):
                 # Otherwise this time counts as data loading time of the next training iteration.
