@@ -51,7 +51,7 @@ class InferenceConvNeXt(ConvNeXt):
                 if isinstance(block, InferenceBlock) and not has_hooks(block):
                     block.forward_(x)
                 else:
-                    x = _run(block, x)
+                    x = run_unchanged(block, x)
             if i in self.out_indices:
                 maps.append(self._output(x, self._output_norm(i)))
         return tuple(maps)
@@ -102,13 +102,13 @@ def _restore(module: nn.Module) -> None:
 def _downsample(layers: nn.Module, x: Tensor, is_stem: bool) -> Tensor:
     """Run stem or downsampling layers; ``x`` may change in place."""
     if not runs_forward_of(layers, nn.Sequential) or has_hooks(layers):
-        return _run(layers, x)
+        return run_unchanged(layers, x)
     parts = [*cast(nn.Sequential, layers)]
     if len(parts) != 2:
-        return _run(layers, x)
+        return run_unchanged(layers, x)
     convolution, norm = parts if is_stem else parts[::-1]
     if not _is_patch_convolution(convolution) or not _is_channel_norm(norm):
-        return _run(layers, x)
+        return run_unchanged(layers, x)
     if is_stem:
         x = _convolve(x, convolution)
         return _normalize(x, norm, x)
@@ -116,8 +116,12 @@ def _downsample(layers: nn.Module, x: Tensor, is_stem: bool) -> Tensor:
     return _convolve(x, convolution)
 
 
-def _run(module: nn.Module, x: Tensor) -> Tensor:
-    """Run a module as it is, in fp32; the result is in channels_last and shares no memory."""
+def run_unchanged(module: nn.Module, x: Tensor) -> Tensor:
+    """Run a module without a fast form, in fp32.
+
+    The result has the type of ``x``, is in channels_last and shares no memory with other tensors,
+    so that the following layers may change it in place.
+    """
     return module(x.float()).to(x.dtype, memory_format=torch.channels_last, copy=True)
 
 

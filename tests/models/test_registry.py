@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 IMPORTS = "custom_imports = dict(imports=['convnext_backbones'], allow_failed_imports=False)\n"
 

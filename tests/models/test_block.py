@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from support.backbones import blocks
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
@@ -94,6 +95,31 @@ def test_a_network_keeps_less_than_half():
     plain, lean = pair(dict(depths=(3, 3, 9, 3), dims=(16, 32, 64, 128)))
     images = torch.randn(1, 3, 64, 64)
     assert sum(kept_bytes(lean, images)) < 0.48 * sum(kept_bytes(plain, images))
+
+
+def test_setting_the_attribute_of_a_backbone_changes_its_blocks(miniature):
+    lean = ConvNeXt(miniature, memory_efficient=True)
+    net = ConvNeXt(miniature)
+    images = torch.randn(1, 3, 64, 64)
+    plain_bytes, lean_bytes = kept_bytes(net, images), kept_bytes(lean, images)
+    assert not net.memory_efficient and lean.memory_efficient
+    net.memory_efficient = True
+    assert net.memory_efficient and all(block.memory_efficient for block in blocks(net))
+    assert kept_bytes(net, images) == lean_bytes != plain_bytes
+    net.stages[0][0].memory_efficient = False
+    assert not net.memory_efficient
+    net.memory_efficient = False
+    assert not any(block.memory_efficient for block in blocks(net))
+    assert kept_bytes(net, images) == plain_bytes
+
+
+def test_a_bad_value_of_the_attribute_is_refused(miniature):
+    net = ConvNeXt(miniature, with_cp=True)
+    with pytest.raises(ValueError, match='expected with_cp or memory_efficient, got both'):
+        net.memory_efficient = True
+    with pytest.raises(TypeError, match='memory_efficient to be True or False, got 1'):
+        net.memory_efficient = 1
+    assert not net.memory_efficient
 
 
 @pytest.mark.usefixtures('pointwise')

@@ -23,7 +23,10 @@ from mmseg.utils import register_all_modules as register_segmentation
 from torch import nn
 from torch.testing import assert_close
 
+from convnext_backbones import ConvNeXt
 from convnext_backbones.inference import convolutions, segmentors
+from convnext_backbones.inference.backbone import InferenceConvNeXt
+from convnext_backbones.inference.block import InferenceBlock
 from convnext_backbones.inference.convolutions import (
     InferenceConv2d,
     InferenceConvModule,
@@ -38,12 +41,13 @@ from convnext_backbones.inference.segmentors import (
     add_convolved_upsampling,
 )
 from convnext_backbones.models import layers
+from convnext_backbones.models.block import Block
 from convnext_backbones.ops import winograd
 
 # What mmcv and mmseg advise about the models here is not what is tested.
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:mm(cv|seg)')
 
-MODEL_CONFIGS = Path(__file__).resolve().parents[1] / 'configs/_base_/models'
+MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs/_base_/models'
 DIMS = [8, 16, 24, 32]
 BACKBONE = dict(
     type='ConvNeXt', arch=dict(depths=[1, 1, 2, 1], dims=DIMS), layer_scale_init_value=1.0
@@ -350,6 +354,30 @@ def test_layers_within_an_operator_keep_their_layout():
     assert_near(fast(x.contiguous(memory_format=torch.channels_last)), plain(x))
 
 
+class StandIn(nn.Module):
+    """An operator of another package in place of mmcv's; it ignores strides."""
+
+    def forward(self, x):
+        return x.as_strided(x.shape, torch.empty(x.shape).stride())
+
+
+class Derived(StandIn):
+    """What a user derives from it."""
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_operators_are_what_mmcv_ops_exports_wherever_it_is_from(monkeypatch, named):
+    monkeypatch.setattr(mmcv.ops, 'DeformConv2d', StandIn)
+    monkeypatch.setattr(mmcv.ops, 'Conv2d', nn.Conv2d)  # torch's own layers are none
+    if not named:
+        monkeypatch.delattr(mmcv.ops, '__all__')
+    fast = fast_copy(nn.Sequential(StandIn(), Derived(), nn.Conv2d(4, 6, 3, padding=1)))
+    x = torch.randn(2, 4, 8, 10)
+    for operator in fast[:2]:
+        assert torch.equal(operator(x.contiguous(memory_format=torch.channels_last)), x)
+    assert type(fast[2]) is InferenceConv2d
+
+
 # UperNet's fusion
 
 FUSIONS = [
@@ -602,6 +630,42 @@ def test_detectors_of_the_project(name, winograds):
         for a, b in zip(fast.extract_feat(images), model.extract_feat(images), strict=True):
             assert_near(a, b)
         assert fast.backbone(images)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+class OwnBlock(Block):
+    """A block with another activation."""
+
+    def __init__(self, dim) -> None:
+        super().__init__(dim, 0.0, 1.0)
+        self.act = nn.SiLU()
+
+
+class OwnBackbone(ConvNeXt):
+    """A backbone with an attribute more, and a block of its own class."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.version = 2
+        self.stages[1][0] = OwnBlock(DIMS[1])
+
+
+class ScaledBackbone(OwnBackbone):
+    def forward(self, x):
+        return tuple(0.5 * map_ for map_ in super().forward(x))
+
+
+@pytest.mark.parametrize('kind', [OwnBackbone, ScaledBackbone])
+def test_backbones_derived_from_ours_in_a_detector(kind):
+    model = detector()
+    model.backbone = kind(**{key: value for key, value in BACKBONE.items() if key != 'type'}).eval()
+    fast = optimize_for_inference(model)
+    for copied in (fast, pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast)):
+        backbone = copied.backbone
+        assert isinstance(backbone, kind) and backbone.version == 2
+        assert isinstance(backbone, InferenceConvNeXt) == (kind is OwnBackbone)
+        blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+        assert sum(isinstance(block, InferenceBlock) for block in blocks) == len(blocks) - 1
+        assert_same_detections(model, copied)
 
 
 @pytest.mark.parametrize(

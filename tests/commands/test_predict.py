@@ -21,7 +21,7 @@ from convnext_backbones.inference import folder, predictor
 from convnext_backbones.io.images import MAX_PIXELS_VARIABLE
 from tools import predict
 
-TOOLS = Path(__file__).parents[1] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools'
 
 
 HEIGHT, WIDTH = 40, 56
