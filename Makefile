@@ -10,7 +10,7 @@ TORCH ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow wheel-test lint format clean
+.PHONY: help setup demo test test-slow wheel-test lint docs format clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | \
@@ -30,7 +30,7 @@ test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 wheel-test: setup  ## build the wheel and test it outside the checkout
-	$(BIN)/python -m pytest tests/test_packaging.py
+	$(BIN)/python -m pytest tests/docs/test_packaging.py
 
 lint: setup  ## check style, types and the directions of imports
 	$(BIN)/python -m ruff check .
@@ -38,10 +38,14 @@ lint: setup  ## check style, types and the directions of imports
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
+docs: setup  ## build the documentation site into build/docs
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+	@echo 'build/docs/index.html'
+
 format: setup  ## fix style
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 clean:  ## remove build products and caches (neither the environment nor results)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find convnext_backbones tests tools dev -name __pycache__ -exec rm -rf {} +
