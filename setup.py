@@ -46,7 +46,8 @@ ALL = [*DET, *SEG, bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
-DEV = [*ALL, *FAST, *map(bounded, TESTS), *map(bounded, LINT)]
+DOCS = ('Sphinx', 'myst-parser', 'pydata-sphinx-theme')
+DEV = [*ALL, *FAST, *map(bounded, (*TESTS, *LINT, *DOCS))]
 
 
 NOT_SHIPPED = shutil.ignore_patterns('__*')
