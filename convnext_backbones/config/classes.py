@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, DefaultScope
 
 from .walk import list_datasets, list_heads, walk
 
@@ -40,9 +40,9 @@ def set_classes(cfg: Config) -> None:
     if cfg.get('classes') is None:
         return
     classes = read_classes(cfg.classes)
-    init_default_scope(cfg.default_scope)
-    for dataset in list_datasets(cfg):
-        _set_names(dataset, classes)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        for dataset in list_datasets(cfg):
+            _set_names(dataset, classes)
     heads = list(list_heads(cfg.model))
     if not heads:
         print_log(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, init_default_scope
 from support.miniatures import leave_configs_unformatted, make_data, miniature
 
 from convnext_backbones.config import classes
@@ -21,10 +21,12 @@ NAMES = ('cat', 'dog', 'owl')
 
 
 def load(path: Path, *options: str) -> Config:
-    """A config as the tools read it."""
+    """A config as the tools read it, and its scope for what is built of it."""
     flags = ['--cfg-options', *options] if options else []
     args = config_parser('').parse_args([str(path), *flags])
-    return load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
+    init_default_scope(cfg.default_scope)
+    return cfg
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
