@@ -106,7 +106,7 @@ def run_task(task: Task, out: Path, steps: Steps) -> dict[str, float]:
     """
     work_dir = ROOT / out / task.name
     logs = work_dir / 'logs'
-    flags = [task.config, '--work-dir', work_dir]
+    flags: list[str | Path] = [task.config, '--work-dir', work_dir]
     epochs = Config.fromfile(ROOT / task.config).train_cfg.get('max_epochs', 1)
     title = f'train the {task.name}'
     steps.run(title, logs / 'train.log', TOOLS / 'train.py', *flags, epochs=epochs)
@@ -124,8 +124,12 @@ def contact_sheet(out: Path) -> Path:
     rows = []
     for task in TASKS:
         overlays = sorted((out / task.name / 'predictions' / 'overlays').iterdir())
-        pictures = [cv2.imread(str(path)) for path in overlays[:PICTURE_COLUMNS]]
-        rows.append(np.hstack([cv2.resize(picture, (240, 240)) for picture in pictures]))
+        pictures = []
+        for path in overlays[:PICTURE_COLUMNS]:
+            picture = cv2.imread(str(path))
+            assert picture is not None, path
+            pictures.append(cv2.resize(picture, (240, 240)))
+        rows.append(np.hstack(pictures))
     path = out / 'predictions.jpg'
     cv2.imwrite(str(path), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 90])
     return path

@@ -1,4 +1,6 @@
-"""Prints how far the installed peers are from ours, as a Markdown table.
+"""Print how far the installed peers are from ours, as a Markdown table.
+
+With PYTHONPATH=.:tests, from the root of the checkout:
 
 python tests/peers/report.py                           every peer, every variant it has
 python tests/peers/report.py --peers timm --variants tiny base
@@ -19,8 +21,6 @@ from support.peer_models import (
 )
 
 from convnext_backbones import VARIANTS
-
-sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1:3]]
 
 
 def main() -> int:

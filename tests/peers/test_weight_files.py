@@ -1,7 +1,7 @@
 """Files of timm and torchvision, as their users save them, loaded into ours.
 
 Needs the environment of test_timm_torchvision.py. Those of transformers and mmpretrain are in
-tests/test_weights.py.
+tests/weights/test_peer_files.py.
 """
 
 import pytest
