@@ -66,17 +66,7 @@ def convert(
             f'others in {str(path)!r}, such as {skipped[0]}; --drop skips them'
         )
     meta = (checkpoint.get('meta') or {}) if others else None
-    destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        draft = Path(folder, destination.name)
-        if destination.suffix == '.safetensors':
-            write_safetensors(draft, converted, meta)
-        else:
-            # Given a path, torch.save would store the name of the file in its contents.
-            with draft.open('wb') as file:
-                torch.save(_contained(converted, layout, meta), file)
-        os.replace(draft, destination)
+    _write(Path(destination), converted, layout, meta)
     renamed = ', its norm3 as the norm of the classifier' if found.renamed_norm else ''
     return (
         f'{path} ({found.layout.name}{renamed}) -> {destination} ({to}): {len(converted)} tensors, '
@@ -87,6 +77,22 @@ def convert(
 def _by_number(name: str) -> list[str | int]:
     """Return a sorting key that puts block 10 after block 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
+
+
+def _write(
+    destination: Path, tensors: dict[str, Tensor], layout: Layout, meta: dict | None
+) -> None:
+    """Write a file of ``layout``, as a whole or not at all."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        draft = Path(folder, destination.name)
+        if destination.suffix == '.safetensors':
+            write_safetensors(draft, tensors, meta)
+        else:
+            # Given a path, torch.save would store the name of the file in its contents.
+            with draft.open('wb') as file:
+                torch.save(_contained(tensors, layout, meta), file)
+        os.replace(draft, destination)
 
 
 def _contained(tensors: dict[str, Tensor], layout: Layout, meta: dict | None) -> dict:

@@ -49,8 +49,22 @@ def difference_in_size(
     )
 
 
-def find_surprises(report: LoadReport, found: Recognized, expect_norms: bool) -> list[str]:
-    """Return phrases about what does not fit, and about likely causes."""
+def find_surprises(
+    report: LoadReport,
+    found: Recognized,
+    expect_norms: bool,
+    sources: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+) -> list[str]:
+    """Return phrases about what does not fit, and about likely causes.
+
+    Args:
+        report: The outcome for every tensor.
+        found: The names in the file.
+        expect_norms: Whether the file should have output norms, as that of a detector.
+        sources: The tensors of the file under the names of the model.
+        target: The tensors of the model.
+    """
     missing = report.missing
     if not expect_norms and not any(map(OUTPUT_NORM.match, found.names)):
         missing = [name for name in missing if not OUTPUT_NORM.match(name)]
@@ -71,14 +85,18 @@ def find_surprises(report: LoadReport, found: Recognized, expect_norms: bool) ->
         surprises.append('the file has no layer scale, build with layer_scale_init_value=0')
     if expect_norms and not found.others:
         surprises.append('the file holds a backbone only, load it into model.backbone')
-    return surprises + foreign_networks(report.unexpected)
+    surprises += foreign_networks(report.unexpected)
+    if report.mismatched:
+        name = report.mismatched[0]
+        theirs, ours = describe(sources[name]), describe(target[name])
+        surprises.append(f'{name} is {theirs} in the file and {ours} in the model')
+    return surprises
 
 
 def write_notes(
     report: LoadReport,
     found: Recognized,
-    tensors: Mapping[str, Tensor],
-    offered: Mapping[str, str],
+    sources: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
 ) -> list[str]:
     """Return sentences about things that were detected or changed during loading."""
@@ -99,7 +117,7 @@ def write_notes(
         name = report.converted[0]
         notes.append(
             f'{len(report.converted)} tensors were converted, such as {name} from '
-            f'{tensors[offered[name]].dtype} to {target[name].dtype}'
+            f'{sources[name].dtype} to {target[name].dtype}'
         )
     return notes
 

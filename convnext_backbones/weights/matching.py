@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..io.wording import first_names
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
-from .explain import describe, difference_in_size, find_surprises, foreign_networks, write_notes
+from .explain import difference_in_size, find_surprises, foreign_networks, write_notes
 from .layouts import LAYOUTS
 from .names import (
     CLASSIFIER_PART,
@@ -54,15 +54,11 @@ def match_weights(
     root = '' if convnext is model else BACKBONE
     target = model.state_dict()
     found = only_network(tensors, source, prefix)
-    report = LoadReport(
-        source, found.layout.name, unexpected=[*found.unknown], dropped=[*found.outside]
-    )
+    report = LoadReport(source, found.layout.name, unexpected=[*found.unknown])
     offered = {root + name: key for name, key in found.names.items()}
     if root:
         offered |= found.others
-    else:
-        report.dropped += found.others.values()
-
+    report.dropped += found.outside if root else [*found.outside, *found.others.values()]
     matched = {}
     for name, key in offered.items():
         if name in target:
@@ -84,14 +80,11 @@ def match_weights(
             f'{type(model).__name__}; its first keys are {first_names(tensors)}; '
             f'{difference or "it is probably of another architecture"}'
         )
-    report.surprises += find_surprises(report, found, expect_norms=bool(root))
-    if report.mismatched:
-        name = report.mismatched[0]
-        theirs, ours = describe(tensors[offered[name]]), describe(target[name])
-        report.surprises.append(f'{name} is {theirs} in the file and {ours} in the model')
+    sources = {name: tensors[key] for name, key in offered.items()}
+    report.surprises += find_surprises(report, found, bool(root), sources, target)
     if report.surprises and difference:
         report.surprises.append(difference)
-    report.notes += write_notes(report, found, tensors, offered, target)
+    report.notes += write_notes(report, found, sources, target)
     return report, matched
 
 
