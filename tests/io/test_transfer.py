@@ -77,6 +77,14 @@ def test_a_changed_file_is_not_glued_to_the_old_one(content, understands, server
     assert server.sent[0] == CUT and server.sent[-1] == len(content)
 
 
+def test_another_range_than_the_missing_one_is_not_used(server, url, tmp_path):
+    server.cuts = [CUT]
+    fail(url, tmp_path)
+    server.understands = 'another range'
+    assert fetch(url, tmp_path).read_bytes() == CONTENT
+    assert server.sent[-1] == len(CONTENT)
+
+
 def test_the_digest_of_a_continued_download_is_checked(server, tmp_path):
     url = f'{server.url}/versioned/model-0badc0de.pth'
     server.cuts = [CUT]
