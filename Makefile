@@ -39,7 +39,7 @@ lint: setup  ## check style, types and the directions of imports
 	$(BIN)/lint-imports
 
 docs: setup  ## build the documentation site into build/docs
-	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 	@echo 'build/docs/index.html'
 
 format: setup  ## fix style

@@ -1,7 +1,8 @@
 """ConvNeXt backbones for dense prediction on the OpenMMLab stack.
 
 Importing this package registers ``type='ConvNeXt'`` in mmengine's root registry, where mmdet,
-mmseg and every other child registry find it. It needs torch and mmengine only.
+mmseg and every other child registry find it, and the other types that a config may name: hooks,
+metrics, weight initializer. It needs torch, mmengine and safetensors, and no mmcv.
 """
 
 from typing import NoReturn
@@ -26,18 +27,19 @@ __all__ = [
 
 try:
     import mmengine  # noqa: F401
+    import safetensors  # noqa: F401
     import torch  # noqa: F401
 except (ImportError, OSError) as error:
     # `python -m convnext_backbones.doctor` imports this package first, and has to run exactly
-    # where torch or mmengine is missing or broken. Everybody else is told at the first use.
+    # where one of these is missing or broken. Everybody else is told at the first use.
     _cause = error
 
     def __getattr__(name: str) -> NoReturn:
         if name not in __all__:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         raise ImportError(
-            f'convnext_backbones.{name} needs torch and mmengine, which cannot be imported '
-            f'({_cause}); run "python -m convnext_backbones.doctor" to see what to install'
+            f'convnext_backbones.{name} needs torch, mmengine and safetensors, and one cannot be '
+            f'imported ({_cause}); run "python -m convnext_backbones.doctor" to see what to install'
         ) from _cause
 
 else:
