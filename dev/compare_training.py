@@ -172,9 +172,7 @@ def samplers(model: nn.Module) -> list[tuple[str, object]]:
 def to_upstream(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return our weights under the names of the upstream model."""
     names = {
-        key: PREFIX + PEER.rename(key.removeprefix(PREFIX))
-        if key.startswith(PREFIX)
-        else key
+        key: PREFIX + PEER.rename(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else key
         for key in model.state_dict()
     }
     assert sorted(names.values()) == sorted(weights)

@@ -258,5 +258,7 @@ def test_a_label_map_has_the_size_of_its_image(tmp_path):
         )
     path.write_bytes(by_cv2('.png', np.zeros((1, 1), np.uint8)))
     sentence = load_annotations('mmseg', dict(results, ori_shape=(1, 1)))
-    assert sentence.startswith('expected an image of at least 2 x 2 pixels, because mmdet and mmseg')
+    assert sentence.startswith(
+        'expected an image of at least 2 x 2 pixels, because mmdet and mmseg'
+    )
     assert sentence.endswith("got 1 x 1 in 'a.jpg'")
