@@ -1,0 +1,251 @@
+"""Generated parts of the documentation: tables of the package and the help of the commands.
+
+A page of ``docs/`` marks the place with a line ``<!-- generated: NAME -->``, where NAME is a key of
+:data:`PARTS`. Sphinx loads this module as an extension (``docs/conf.py``) and fills the places when
+it reads a page, so the repository holds no second copy of a table or a help text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / 'tools'
+LAUNCHERS = ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh')
+DOCTOR = 'python -m convnext_backbones.doctor'
+PLACE = re.compile(r'^<!-- generated: ([\w-]+) -->$', re.MULTILINE)
+HELP_WIDTH = 80  # columns, so that a block of help fits the text width of the site
+
+
+def fill(text: str) -> str:
+    """Replace the marked places of a page with the generated parts.
+
+    Raises:
+        ValueError: The page names an unknown part.
+    """
+
+    def part(match: re.Match) -> str:
+        if match[1] not in PARTS:
+            raise ValueError(f'expected one of {", ".join(PARTS)}, got {match[0]}')
+        return PARTS[match[1]]()
+
+    return PLACE.sub(part, text)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [headings, ['---'] * len(headings), *rows]
+    return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def results(segmentors: bool) -> str:
+    """Tabulate the authors' results of the segmentors, or of the detectors."""
+    from convnext_backbones import PUBLISHED
+    from convnext_backbones.experiments import EXPERIMENTS
+
+    chosen = {
+        name: one
+        for name, one in EXPERIMENTS.items()
+        if ('mIoU' in one.paper_metrics) == segmentors
+    }
+    metrics = next(iter(chosen.values())).paper_metrics
+    headings = ('config', *metrics, 'params', 'GMACs', 'ImageNet', 'result')
+    return table(
+        headings,
+        (
+            (
+                f'[`{name}`](../configs/{name}.py)',
+                *one.paper_metrics.values(),
+                f'{one.paper_params} M',
+                one.paper_gmacs,
+                '22K' if '22k' in one.weights else '1K',
+                f'[weights]({PUBLISHED[one.finetuned].url})',
+            )
+            for name, one in chosen.items()
+        ),
+    )
+
+
+def recipes() -> str:
+    """Tabulate the settings in which the experiments differ."""
+    from convnext_backbones.experiments import EXPERIMENTS
+
+    models = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
+    metadata = {model['Name']: model['Metadata'] for model in models}
+
+    def length(name: str) -> str:
+        facts = metadata[name]
+        if 'Epochs' in facts:
+            return f'{facts["Epochs"]} epochs'
+        return f'{facts["Iterations"]:,} iterations'
+
+    headings = ('config', 'learning rate', 'decay rate', 'drop path', 'AMP', 'length', 'batch')
+    return table(
+        headings,
+        (
+            (
+                f'`{name}`',
+                f'{one.lr:g}',
+                one.decay_rate,
+                one.drop_path_rate,
+                'yes' if one.amp else 'no',
+                length(name),
+                metadata[name]['Batch Size'],
+            )
+            for name, one in EXPERIMENTS.items()
+        ),
+    )
+
+
+def variants() -> str:
+    """Tabulate the sizes of the backbone, with counted parameters."""
+    import torch
+
+    from convnext_backbones import VARIANTS, ConvNeXt
+
+    def millions(name: str) -> str:
+        with torch.device('meta'):
+            backbone = ConvNeXt(name)
+        return f'{sum(parameter.numel() for parameter in backbone.parameters()) / 1e6:.1f} M'
+
+    return table(
+        ('arch', 'depths', 'dims', 'parameters'),
+        (
+            (
+                f'`{name}`',
+                ', '.join(map(str, variant.depths)),
+                ', '.join(map(str, variant.dims)),
+                millions(name),
+            )
+            for name, variant in VARIANTS.items()
+        ),
+    )
+
+
+def weights() -> str:
+    """Tabulate the published weights of ImageNet; those of detectors are beside their configs."""
+    from convnext_backbones import PUBLISHED
+
+    form = re.compile(r'convnext_(\w+?)_(1k|22k|22k_1k)_(\d+)(_ema)?')
+    data = {
+        '1k': 'ImageNet-1K',
+        '22k': 'ImageNet-22K',
+        '22k_1k': 'ImageNet-22K, then 1K',
+    }
+    rows = [
+        (f'`{name}`', f'`{found[1]}`', data[found[2]], found[3], 'averaged' if found[4] else '')
+        for name in PUBLISHED
+        if (found := form.fullmatch(name))
+    ]
+    return table(('name', 'arch', 'trained on', 'pixels', 'weights'), rows)
+
+
+def versions() -> str:
+    """Tabulate the tested versions of both stacks."""
+    folder = ROOT / 'convnext_backbones'
+    tested = (folder / 'tested_versions.txt').read_text()
+    fork = (folder / 'tested_versions_onedl.txt').read_text()
+    version = dict(re.findall(r'^(?:# )?([\w.-]+)==(\S+)', tested, re.MULTILINE))
+    replaced = re.findall(r'^([\w.-]+)==(\S+)  # instead of ([\w.-]+)$', fork, re.MULTILINE)
+    theirs = {name: f'{own} {number}' for own, number, name in replaced}
+    names = ('python', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
+    return table(
+        ('package', 'OpenMMLab', 'OneDL'),
+        ((name, version[name], theirs.get(name, version[name])) for name in names),
+    )
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+def call(main: Callable, program: str, *arguments: str) -> str:
+    """Run a command line in this process and return what it prints before it exits."""
+    text = io.StringIO()
+    environment = dict(COLUMNS=str(HELP_WIDTH), NO_COLOR='1')
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(sys, 'argv', [program]),
+        contextlib.redirect_stdout(text),
+        contextlib.suppress(SystemExit),
+    ):
+        main([*arguments])
+    return text.getvalue().rstrip()
+
+
+def subcommands(text: str) -> list[str]:
+    """List the subcommands that a help text names below its COMMAND."""
+    _, found, rest = text.partition('  COMMAND\n')
+    return re.findall(r'^    (\w+) ', rest, re.MULTILINE) if found else []
+
+
+def tool_sections() -> Iterator[str]:
+    """Write a section for each Python script of ``tools/``, with its help."""
+    for path in sorted(TOOLS.glob('*.py')):
+        main = importlib.import_module(f'tools.{path.stem}').main
+        program = f'tools/{path.name}'
+        helps = [call(main, program, '--help')]
+        helps += [call(main, program, name, '--help') for name in subcommands(helps[0])]
+        blocks = '\n\n'.join(f'```text\n{text}\n```' for text in helps)
+        yield f'### {program}\n\n{blocks}'
+
+
+def launcher_sections() -> Iterator[str]:
+    """Write a section for each shell launcher, with the comment at its top."""
+    for name in LAUNCHERS:
+        lines = (TOOLS / name).read_text().splitlines()[1:]
+        stop = next(number for number, line in enumerate(lines) if not line.startswith('#'))
+        comment = '\n'.join(line.removeprefix('#').removeprefix(' ') for line in lines[:stop])
+        yield f'### tools/{name}\n\n```text\n{comment}\n```'
+
+
+def doctor_section() -> str:
+    """Write the section of the doctor."""
+    from convnext_backbones import doctor
+
+    text = call(doctor.main, 'convnext_backbones.doctor', '--help')
+    return f'### {DOCTOR}\n\n```text\n{text}\n```'
+
+
+def make_targets() -> str:
+    """Tabulate the targets of the Makefile."""
+    makefile = (ROOT / 'Makefile').read_text()
+    found = re.findall(r'^([\w-]+):.*?##\s*(.+)$', makefile, re.MULTILINE)
+    return table(('command', 'what it does'), ((f'`make {name}`', text) for name, text in found))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    'coco-results': lambda: results(segmentors=False),
+    'ade20k-results': lambda: results(segmentors=True),
+    'recipes': recipes,
+    'variants': variants,
+    'weights': weights,
+    'versions': versions,
+    'tools': lambda: '\n\n'.join(tool_sections()),
+    'launchers': lambda: '\n\n'.join(launcher_sections()),
+    'doctor': doctor_section,
+    'make-targets': make_targets,
+}
+
+
+def setup(app: Any) -> dict:
+    """Let Sphinx fill the places of each page when it reads it."""
+
+    def fill_page(app: Any, page: str, source: list[str]) -> None:
+        source[0] = fill(source[0])
+
+    app.connect('source-read', fill_page)
+    return dict(parallel_read_safe=True, parallel_write_safe=True)
