@@ -1,7 +1,7 @@
 """Find problems of a config, its data and this machine: tools/check.py CONFIG [flags].
 
 It takes the flags of tools/train.py, changes nothing and downloads nothing. Each finding is one
-line, PATH:ENTRY: LEVEL: WHAT; FIX. Errors, with which training would fail or learn something
+line, PATH:PLACE: LEVEL: WHAT; FIX. Errors, with which training would fail or learn something
 wrong, make the exit status 1; warnings do not.
 """
 

@@ -51,14 +51,23 @@ class Finding:
         return f'{self.count} ({names})' if self.count else ''
 
     def as_line(self, color: bool = False) -> str:
-        """Return one line, ``PATH:ENTRY: LEVEL: WHAT; FIX``, whatever names there are in it.
+        """Return one line, ``PATH:PLACE: LEVEL: WHAT; FIX``, whatever names there are in it.
+
+        The place is the first one in the file, such as ``annotation 7``, or the entry of the
+        config.
 
         Args:
             color: Highlight the level for a terminal.
         """
-        place = ':'.join(filter(None, (self.path or self.config, self.entry)))
+        in_file = bool(self.path and self.count)
+        place = self.examples[0] if in_file else self.entry
+        place = ':'.join(filter(None, (self.path or self.config, place)))
         level = f'{STYLES[self.level]}{self.level}{PLAIN}' if color else self.level
-        what = f'{self.what}: {self.places}' if self.count else self.what
+        what = self.what
+        if self.count > in_file:  # more places than the line begins with
+            what += f': {self.places}'
+        if in_file:
+            what += f', in {self.entry}'
         return f'{printable(place)}: {level}: {printable(what)}; {printable(self.fix)}'
 
     def as_data(self) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def test_in_a_narrow_pipe_every_finding_is_one_whole_line(saved, coco):
     assert run.returncode == 1, run.stderr
     error, warning, summary = run.stdout.splitlines()
     assert error == (
-        f'{coco.folder}/train.json:train_dataloader.dataset: error: images that do not exist: 1 '
-        f'(image 2: {coco.folder}/train/[red]{"x" * 200}\\n.jpg); check data_root and data_prefix'
+        f'{coco.folder}/train.json:image 2: {coco.folder}/train/[red]{"x" * 200}\\n.jpg: error: '
+        'images that do not exist, in train_dataloader.dataset; check data_root and data_prefix'
     )
     assert warning.startswith(f'{saved}:auto_scale_lr: warning: 2 images per step')
     assert re.fullmatch(r'1 error and 1 warning in \d+\.\d s', summary)

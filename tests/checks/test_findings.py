@@ -43,16 +43,21 @@ def test_a_finding_about_a_file_names_it_and_the_entry():
 
 
 @pytest.mark.parametrize(
-    ('count', 'places'),
+    ('count', 'places', 'more'),
     [
-        (1, '1 (box 0)'),
-        (3, '3 (box 0, box 1, box 2)'),
-        (12, '12 (box 0, box 1, box 2 and 9 more)'),
+        (1, '1 (box 0)', ''),
+        (3, '3 (box 0, box 1, box 2)', ': 3 (box 0, box 1, box 2)'),
+        (
+            12,
+            '12 (box 0, box 1, box 2 and 9 more)',
+            ': 12 (box 0, box 1, box 2 and 9 more)',
+        ),
     ],
 )
-def test_many_places_are_counted_and_the_first_three_named(count, places):
+def test_many_places_are_counted_and_the_first_three_named(count, places, more):
+    """A line begins with the first place in the file; a single one is not repeated."""
     (finding,) = group([(KIND, f'box {number}') for number in range(count)], 'a.json', 'data')
-    assert str(finding) == f'a.json:data: warning: boxes without area: {places}; delete them'
+    assert str(finding) == f'a.json:box 0: warning: boxes without area{more}, in data; delete them'
     assert finding.as_data()['places'] == places
 
 
