@@ -46,7 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace('_', '-'), value)
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # who asked may have been killed, or had enough
+            self.wfile.write(body)
 
     def whole(self) -> None:
         self.answer(self.server.content, len(self.server.content))
