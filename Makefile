@@ -24,7 +24,7 @@ demo: setup  ## train, evaluate and draw a detector and a segmentor on generated
 	@$(BIN)/python dev/demo.py
 
 test: lint  ## check style and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """What all contenders of a race compute.
+    """The computation that all contenders of a race perform.
 
     Attributes:
         arch: Name of one of our variants, or a dict of depths and dims; for a whole model, that

@@ -65,7 +65,7 @@ class Report:
 
     @property
     def title(self) -> str:
-        """What was computed, in words."""
+        """Describe the computation in words."""
         case = self.case
         model = Path(case.config).stem if case.config else f'ConvNeXt {case.arch}'
         kind = 'training step' if case.training else 'inference'
