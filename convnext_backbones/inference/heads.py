@@ -14,7 +14,7 @@ from mmcv.cnn import ConvModule
 from mmcv.ops import RoIAlign
 from torch import Tensor, nn
 
-from ..models.layers import HAS_AVX512
+from ..models.layers import HAS_AVX512, PatchConv2d
 from ..ops.winograd import is_covered
 from .backbone import InferenceConvNeXt
 from .convolutions import InferenceConv2d, InferenceConvModule, InferenceLinear, is_fusible
@@ -41,7 +41,7 @@ def optimize_heads(model: nn.Module) -> None:
             module.register_forward_pre_hook(_contiguous, with_kwargs=True)
         if isinstance(module, InferenceConvNeXt):
             module.maps_channels_last = True
-        elif type(module) is nn.Conv2d and module not in in_operators:
+        elif type(module) in (nn.Conv2d, PatchConv2d) and module not in in_operators:
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
             if is_covered(module):
                 module.__class__ = InferenceConv2d
