@@ -41,10 +41,15 @@ def optimize_heads(model: nn.Module) -> None:
             module.register_forward_pre_hook(_contiguous, with_kwargs=True)
         if isinstance(module, InferenceConvNeXt):
             module.maps_channels_last = True
-        elif type(module) in (nn.Conv2d, PatchConv2d) and module not in in_operators:
+        elif isinstance(module, nn.Conv2d) and _is_plain(module) and module not in in_operators:
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
             if is_covered(module):
                 module.__class__ = InferenceConv2d
+
+
+def _is_plain(module: nn.Conv2d) -> bool:
+    """Whether ``module`` is of no subclass but our own."""
+    return type(module) in (nn.Conv2d, PatchConv2d)
 
 
 def _operator_classes() -> tuple[type[nn.Module], ...]:
