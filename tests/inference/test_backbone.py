@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from support.backbones import needs_fast_bf16
 from torch import nn
 from torch.testing import assert_close
 
@@ -529,7 +530,7 @@ def test_with_bf16_only_what_lies_between_is_bf16(net, monkeypatch):
     assert optimize_for_inference(fast).compute_dtype == torch.float32
 
 
-@pytest.mark.skipif(not bf16_is_fast(), reason='this CPU has no bf16 instructions')
+@needs_fast_bf16
 @pytest.mark.parametrize('band_bytes', [20_000, bands.BAND_BYTES])
 def test_maps_in_bf16(net, monkeypatch, band_bytes):
     monkeypatch.setattr(bands, 'BAND_BYTES', band_bytes)

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from support.backbones import assert_same_maps, scrambled
+from support.backbones import assert_same_maps, needs_fast_bf16, scrambled
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -15,7 +15,6 @@ from convnext_backbones import ConvNeXt
 from convnext_backbones.inference import backbone, classes
 from convnext_backbones.inference.backbone import InferenceConvNeXt
 from convnext_backbones.inference.block import InferenceBlock
-from convnext_backbones.inference.fast_form import bf16_is_fast
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.models.block import Block
 from convnext_backbones.models.layers import LayerNorm2d
@@ -316,7 +315,7 @@ def test_layers_of_their_own_kind_compute_in_fp32_between_those_in_bf16():
     assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(not bf16_is_fast(), reason='this CPU has no bf16 instructions')
+@needs_fast_bf16
 def test_own_blocks_between_those_in_bf16():
     net = network(block=GatedBlock)
     x = torch.randn(1, 3, 64, 64)

@@ -7,19 +7,19 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from support.backbones import needs_fast_bf16
 from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnext_backbones import ConvNeXt
 from convnext_backbones.inference import backbone as inference_backbone
-from convnext_backbones.inference.fast_form import bf16_is_fast, has_fast_form
+from convnext_backbones.inference.fast_form import has_fast_form
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.models import layers
 from convnext_backbones.models.block import Block
 from convnext_backbones.models.layers import PatchConv2d, PointwiseLinear, convolve_patches
 
-needs_fast_bf16 = pytest.mark.skipif(not bf16_is_fast(), reason='this CPU has no bf16 instructions')
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # Of images. The last map is one column wide from 32 to 63, and five at 160.
 WIDTHS = range(32, 161)

@@ -2,11 +2,14 @@
 
 import itertools
 
+import pytest
 import torch
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
+from convnext_backbones.inference.fast_form import bf16_is_fast
 
+needs_fast_bf16 = pytest.mark.skipif(not bf16_is_fast(), reason='this CPU has no bf16 instructions')
 SUBSETS = [
     subset for n in range(1, 5) for subset in itertools.combinations(range(4), n)
 ]  # every out_indices of four stages
