@@ -1,23 +1,27 @@
 """Describe an interpreter: which distributions it has, and whether they can be imported.
 
-Standard library only. The stack is imported in subprocesses, because an extension built for
-another torch may crash its interpreter.
+Standard library only.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
 
+from ._doctor_probes import (
+    MMDET_PROBE,
+    MMENGINE_PROBE,
+    MMSEG_PROBE,
+    OPS_PROBE,
+    TORCH_PROBE,
+    Probe,
+    run_probes,
+)
 from .io.tested_versions import (
     PYTHON,
     foreign_to,
@@ -27,9 +31,6 @@ from .io.tested_versions import (
     read_table,
     stack_table,
 )
-
-# Importing everything takes about six seconds from a warm disk.
-PROBE_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Component:
         needs: Components whose problems explain a failure of the probe.
         lookalikes: Distributions that install the module without being the component, and why
             they do not do.
+        alternatives: Distributions that do as well, also beside the first if their versions are
+            equal.
     """
 
     name: str
@@ -54,28 +57,9 @@ class Component:
     probe: str
     needs: tuple[str, ...] = ()
     lookalikes: Mapping[str, str] = field(default_factory=dict)
+    alternatives: tuple[str, ...] = ()
 
 
-TORCH_PROBE = """
-import torch
-parallel = torch.distributed.is_available() and torch.distributed
-if torch.cuda.is_available():
-    facts['cuda'] = f'{torch.version.cuda}, devices: {torch.cuda.device_count()}'
-facts['nccl'] = bool(parallel and parallel.is_nccl_available())
-facts['gloo'] = bool(parallel and parallel.is_gloo_available())
-import numpy
-torch.from_numpy(numpy.zeros(1))
-"""
-# OpenMMLab's imports pkg_resources, which setuptools 82 removed; OneDL's does not.
-MMENGINE_PROBE = """
-import mmengine.runner
-from mmengine.utils import is_installed
-is_installed('mmengine')
-"""
-OPS_PROBE = """
-import mmcv.ops
-facts['cuda'] = mmcv.ops.get_compiling_cuda_version()
-"""
 BASE = ('numpy', 'torch', 'opencv', 'setuptools')
 # In the order in which problems have to be fixed: dependencies come first.
 COMPONENTS = (
@@ -85,7 +69,7 @@ COMPONENTS = (
         'setuptools',
         'setuptools',
         'setuptools',
-        'mmcv is built with it',
+        'mmengine imports pkg_resources, a part of it',
         'import setuptools',
     ),
     Component(
@@ -106,10 +90,8 @@ COMPONENTS = (
         'detectors and segmentors are built from it',
         'import mmcv',
         (*BASE, 'mmengine'),
-        {
-            'mmcv-lite': 'is mmcv without its compiled ops',
-            'mmcv-full': 'is mmcv 1.x, which mmdet 3 and mmsegmentation 1 do not accept',
-        },
+        {'mmcv-full': 'is mmcv 1.x, which mmdet 3 and mmsegmentation 1 do not accept'},
+        ('mmcv-lite',),
     ),
     Component(
         'mmcv ops',
@@ -132,7 +114,7 @@ COMPONENTS = (
         'mmdet',
         'mmdet',
         'detection configs need it',
-        'import mmdet.apis, mmdet.models',
+        MMDET_PROBE,
         (*BASE, 'mmengine', 'mmcv', 'mmcv ops', 'pycocotools'),
     ),
     Component('ftfy', 'ftfy', 'ftfy', 'mmsegmentation imports it', 'import ftfy'),
@@ -142,7 +124,7 @@ COMPONENTS = (
         'mmseg',
         'mmsegmentation',
         'segmentation configs need it',
-        'import mmseg.apis, mmseg.models',
+        MMSEG_PROBE,
         (*BASE, 'mmengine', 'mmcv', 'mmcv ops', 'ftfy', 'regex'),
         {
             'mmseg': 'is an unrelated word segmentation package in place of the module mmseg of '
@@ -150,19 +132,6 @@ COMPONENTS = (
         },
     ),
 )
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Outcome of running the probe of a component.
-
-    Attributes:
-        error: ``Type: message``; empty if the probe ran.
-        facts: What it found out.
-    """
-
-    error: str = ''
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -254,57 +223,3 @@ def _accepted() -> dict[str, str]:
         if match and match[2]:
             accepted[normalize(match[1])] = match[2].strip()
     return accepted
-
-
-PROBE_LOOP = """
-import json, os, sys, warnings
-# Folders of the current directory are no installed packages.
-sys.path[:] = [entry for entry in sys.path if entry]
-warnings.simplefilter('ignore')
-report = os.fdopen(os.dup(1), 'w')
-os.dup2(2, 1)  # what imports print must not mix with the report
-for name, code in json.loads(sys.argv[1]):
-    facts, error = {}, ''
-    try:
-        exec(code, {'facts': facts})
-    except BaseException as exception:
-        error = f'{type(exception).__name__}: {exception}'
-    report.write(json.dumps([name, error, facts]) + '\\n')
-    report.flush()
-"""
-
-
-def run_probes(probes: Mapping[str, str], seconds: float = PROBE_SECONDS) -> dict[str, Probe]:
-    """Run code in a subprocess; if that crashes, continue with the next one in another.
-
-    Args:
-        probes: Code by name.
-        seconds: Time limit of a subprocess.
-
-    Returns:
-        The outcome by name.
-    """
-    outcomes: dict[str, Probe] = {}
-    waiting = list(probes.items())
-    while waiting:
-        command = [sys.executable, '-c', PROBE_LOOP, json.dumps(waiting)]
-        try:
-            run = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds
-            )
-            output, crash = run.stdout, _crash(run.returncode)
-        except subprocess.TimeoutExpired as expired:
-            output, crash = expired.stdout or b'', f'still running after {seconds:g} seconds'
-        for line in output.decode().splitlines():
-            name, error, facts = json.loads(line)
-            outcomes[name] = Probe(error, facts)
-        waiting = [item for item in waiting if item[0] not in outcomes]
-        if waiting:
-            outcomes[waiting.pop(0)[0]] = Probe(f'Crash: {crash}')
-    return outcomes
-
-
-def _crash(code: int) -> str:
-    if code < 0:
-        return f'{signal.Signals(-code).name} killed the interpreter'
-    return f'the interpreter exited with status {code}'

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ._doctor_diagnosis import Problem, diagnose
+from ._doctor_diagnosis import annotate, diagnose
 from ._doctor_environment import COMPONENTS, Component, Environment, inspect
+from ._doctor_findings import Finding
+from ._doctor_mmcv import VARIABLE
 
 PROBLEM = 'PROBLEM'
 BLOCKED = 'fails because of another problem'
@@ -30,7 +32,7 @@ class Row:
     verdict: str
 
 
-def tabulate(env: Environment, problems: Sequence[Problem]) -> list[Row]:
+def tabulate(env: Environment, problems: Sequence[Finding]) -> list[Row]:
     """Return the table of installed and tested versions."""
     failed = {problem.component for problem in problems}
     tested = env.tested['python']
@@ -65,13 +67,14 @@ def _component_row(component: Component, env: Environment, failed: Collection[st
 
 
 def _ops_row(env: Environment, failed: Collection[str]) -> Row:
+    """Return the row that says who computes mmcv's operators; none of the three is better."""
     probe = env.probes['mmcv ops']
-    cuda = probe.facts.get('cuda', 'not available')
     if probe.error:
-        verdict = PROBLEM if 'mmcv ops' in failed else BLOCKED
-        return Row('mmcv ops', '-', 'load', verdict)
-    loaded = 'load (CPU)' if cuda == 'not available' else f'load (CPU, CUDA {cuda})'
-    return Row('mmcv ops', loaded, 'load', PROBLEM if 'mmcv ops' in failed else 'ok')
+        return Row('mmcv ops', '-', '-', PROBLEM if 'mmcv ops' in failed else BLOCKED)
+    cuda = probe.facts['cuda']
+    devices = '' if cuda == 'not available' else f', CUDA {cuda}'
+    verdict = f'ok, {VARIABLE} asks for it' if probe.facts['forced'] else 'ok'
+    return Row('mmcv ops', probe.facts['description'] + devices, '-', verdict)
 
 
 def _device_rows(facts: Mapping[str, Any]) -> list[Row]:
@@ -86,8 +89,8 @@ def _device_rows(facts: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def render(rows: Sequence[Row], problems: Sequence[Problem]) -> str:
-    """Return the report for people: the table, and the problems with their commands."""
+def render(rows: Sequence[Row], problems: Sequence[Finding], notes: Sequence[Finding] = ()) -> str:
+    """Return the report for people: the table, the problems with their commands, the notes."""
     lines = [Row('component', 'installed', 'tested', 'verdict'), *rows]
     cells = [tuple(asdict(row).values()) for row in lines]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
@@ -95,17 +98,21 @@ def render(rows: Sequence[Row], problems: Sequence[Problem]) -> str:
         '  '.join(row[column].ljust(width) for column, width in enumerate(widths)).rstrip()
         for row in cells
     ]
-    if not problems:
-        return '\n'.join([*text, '', 'Training and evaluation can run.', ''])
-    count = (
-        'One problem'
-        if len(problems) == 1
-        else f'{len(problems)} problems, to be fixed in this order'
-    )
-    text += ['', f'{count}:']
-    for problem in problems:
-        text += ['', f'{problem.component}: {problem.sentence}', f'    {problem.command}']
+    if problems:
+        many = f'{len(problems)} problems, to be fixed in this order:'
+        text += ['', 'One problem:' if len(problems) == 1 else many, *_paragraphs(problems)]
+    else:
+        text += ['', 'Training and evaluation can run.']
+    if notes:
+        text += ['', 'To know:', *_paragraphs(notes)]
     return '\n'.join([*text, ''])
+
+
+def _paragraphs(findings: Sequence[Finding]) -> Iterator[str]:
+    for finding in findings:
+        yield from ('', f'{finding.component}: {finding.sentence}')
+        if finding.command:
+            yield f'    {finding.command}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,17 +121,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', action='store_true', help='print JSON and nothing else')
     arguments = parser.parse_args(argv)
     env = inspect()
-    problems = diagnose(env)
+    problems, notes = diagnose(env), annotate(env)
     rows = tabulate(env, problems)
     if arguments.json:
         report = {
             'ok': not problems,
             'components': [asdict(row) for row in rows],
             'problems': [asdict(problem) for problem in problems],
+            'notes': [asdict(note) for note in notes],
         }
         sys.stdout.write(json.dumps(report, indent=2) + '\n')
     else:
-        sys.stdout.write(render(rows, problems))
+        sys.stdout.write(render(rows, problems, notes))
     return 1 if problems else 0
 
 

@@ -6,9 +6,20 @@ import shutil
 import time
 
 import pytest
-from support.fake_environment import DOCTOR, HEALTHY, PACKAGE, REFUSAL, TESTED, TORCH, Simulation
+from support.fake_environment import (
+    DOCTOR,
+    EXTENSION,
+    HEALTHY,
+    PACKAGE,
+    REFUSAL,
+    TESTED,
+    TORCH,
+    TORCH_WITH_GPU,
+    Simulation,
+)
 
-from convnext_backbones._doctor_environment import COMPONENTS, run_probes
+from convnext_backbones._doctor_environment import COMPONENTS
+from convnext_backbones._doctor_probes import run_probes
 from convnext_backbones.io import tested_versions
 
 
@@ -21,6 +32,11 @@ def bare(tmp_path):
 def healthy(bare):
     bare.install_healthy()
     return bare
+
+
+def installed_as(distribution: str) -> str:
+    """The distribution that the doctor installs."""
+    return 'mmcv-lite' if distribution == 'mmcv' else distribution
 
 
 def verdicts(report: dict) -> dict[str, str]:
@@ -51,7 +67,7 @@ def test_it_runs_with_nothing_installed(bare, installed):
     for component in COMPONENTS:
         if component.name != 'mmcv ops':
             assert f'{component.name} is not installed: ' in run.stdout
-            assert f'{component.distribution}=={TESTED[component.distribution]}' in run.stdout
+            assert f'{installed_as(component.distribution)}==' in run.stdout
 
 
 def test_another_version_is_a_note_and_no_problem(healthy):
@@ -61,46 +77,14 @@ def test_another_version_is_a_note_and_no_problem(healthy):
     assert verdicts(report)['ftfy'] == 'not the tested version'
 
 
-BUILD_MMCV = (
-    'install --no-build-isolation --no-cache-dir --no-binary mmcv --force-reinstall --no-deps '
-    f'mmcv=={TESTED["mmcv"]}'
-)
+MMCV = f'install mmcv-lite=={TESTED["mmcv"]}'
 # Name of the case: (what breaks a healthy environment, component, sentence, end of the command).
 PROBLEMS = {
-    'mmcv without ops': (
-        lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/ops.py': 'import mmcv._ext'}),
-        'mmcv ops',
-        r'mmcv 2.1.0 was built without its ops \(No module named mmcv._ext\)',
-        BUILD_MMCV,
-    ),
-    'mmcv for another torch': (
-        lambda sim: sim.replace(
-            'mmcv',
-            '2.1.0',
-            {'mmcv/ops.py': "raise ImportError('_ext.so: undefined symbol: _ZN3c106detail')"},
-        ),
-        'mmcv ops',
-        rf'mmcv 2.1.0 was built for another torch than {TESTED["torch"]}: .*_ZN3c106detail',
-        BUILD_MMCV,
-    ),
-    'mmcv for another CUDA': (
-        lambda sim: sim.replace(
-            'mmcv',
-            '2.1.0',
-            {
-                'mmcv/ops.py': "raise ImportError('libcudart.so.11.0: cannot open shared object "
-                "file: No such file or directory')"
-            },
-        ),
-        'mmcv ops',
-        r'built for another torch .*libcudart.so.11.0',
-        BUILD_MMCV,
-    ),
     'an op that crashes the interpreter': (
-        lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/ops.py': 'import os; os.abort()'}),
+        lambda sim: sim.replace('mmcv', '2.1.0', {'mmcv/_ext.py': 'import os; os.abort()'}),
         'mmcv ops',
         r'ops of mmcv 2.1.0 do not load: Crash: SIGABRT killed the interpreter',
-        BUILD_MMCV,
+        f'uninstall -y mmcv && PIP {MMCV}',
     ),
     'mmcv 2.2 with mmdet 3.3': (
         lambda sim: (
@@ -112,21 +96,38 @@ PROBLEMS = {
         ),
         'mmcv',
         r'mmdet 3.3.0 refuses mmcv 2.2.0: it needs mmcv>=2.0.0rc4, <2.2.0\.$',
-        BUILD_MMCV,
+        f'uninstall -y mmcv && PIP {MMCV}',
     ),
-    'mmcv-lite': (
-        lambda sim: sim.replace(
-            'mmcv', '2.1.0', {'mmcv/ops.py': 'import mmcv._ext'}, as_name='mmcv-lite'
+    'mmcv-lite of another version beside mmcv': (
+        lambda sim: sim.install(
+            'mmcv-lite', '2.0.1', {'mmcv/ops.py': HEALTHY['mmcv']['mmcv/ops.py']}
         ),
         'mmcv',
-        r'mmcv-lite 2.1.0 is mmcv without its compiled ops',
-        BUILD_MMCV,
+        r'mmcv 2.1.0 and mmcv-lite 2.0.1 both install the module mmcv, so its files are a mixture',
+        f'install --force-reinstall --no-deps mmcv-lite=={TESTED["mmcv"]}',
+    ),
+    'mmcv of another version beside mmcv-lite': (
+        lambda sim: (
+            sim.replace('mmcv', '2.0.1', {}),
+            sim.install('mmcv-lite', '2.1.0', {'mmcv/ops.py': HEALTHY['mmcv']['mmcv/ops.py']}),
+        ),
+        'mmcv',
+        r'mmcv 2.0.1 and mmcv-lite 2.1.0 both install the module mmcv',
+        f'uninstall -y mmcv mmcv-lite && PIP {MMCV}',
+    ),
+    'mmcv-lite does not import': (
+        lambda sim: sim.replace(
+            'mmcv', '2.1.0', {'mmcv/__init__.py': "raise ValueError('x')"}, as_name='mmcv-lite'
+        ),
+        'mmcv',
+        r'mmcv 2.1.0 is installed, but importing it fails: ValueError: x$',
+        f'install --force-reinstall --no-deps --no-cache-dir mmcv-lite=={TESTED["mmcv"]}',
     ),
     'mmcv-full': (
         lambda sim: sim.replace('mmcv', '1.7.2', {}, as_name='mmcv-full'),
         'mmcv',
         r'mmcv-full 1.7.2 is mmcv 1.x',
-        BUILD_MMCV,
+        f'uninstall -y mmcv-full && PIP {MMCV}',
     ),
     'setuptools 82': (
         lambda sim: (
@@ -140,31 +141,31 @@ PROBLEMS = {
     'mmcv and onedl-mmcv': (
         lambda sim: sim.install('onedl-mmcv', '2.3.6', HEALTHY['mmcv']),
         'mmcv',
-        r'mmcv and onedl-mmcv both install the module mmcv',
-        BUILD_MMCV,
+        r'mmcv 2.1.0 and onedl-mmcv 2.3.6 both install the module mmcv',
+        f'uninstall -y mmcv onedl-mmcv && PIP {MMCV}',
     ),
     'onedl-mmcv in the place of mmcv': (
         lambda sim: sim.replace('mmcv', '2.3.6', {}, as_name='onedl-mmcv'),
         'mmcv',
         r'onedl-mmcv 2.3.6 is of another stack .* the module mmcv is of mmcv\.$',
-        BUILD_MMCV,
+        f'uninstall -y onedl-mmcv && PIP {MMCV}',
     ),
     'mmengine and onedl-mmengine': (
         lambda sim: sim.install('onedl-mmengine', '0.10.12', HEALTHY['mmengine']),
         'mmengine',
-        r'mmengine and onedl-mmengine both',
+        r'mmengine \S+ and onedl-mmengine 0.10.12 both',
         f'uninstall -y mmengine onedl-mmengine && PIP install mmengine=={TESTED["mmengine"]}',
     ),
     'mmdet and onedl-mmdetection': (
         lambda sim: sim.install('onedl-mmdetection', '3.5.1', HEALTHY['mmdet']),
         'mmdet',
-        r'mmdet and onedl-mmdetection both',
+        r'mmdet \S+ and onedl-mmdetection 3.5.1 both',
         f'uninstall -y mmdet onedl-mmdetection && PIP install mmdet=={TESTED["mmdet"]}',
     ),
     'mmsegmentation and onedl-mmsegmentation': (
         lambda sim: sim.install('onedl-mmsegmentation', '1.4.2', HEALTHY['mmsegmentation']),
         'mmsegmentation',
-        r'mmsegmentation and onedl-mmsegmentation both',
+        r'mmsegmentation \S+ and onedl-mmsegmentation 1.4.2 both',
         'uninstall -y mmsegmentation onedl-mmsegmentation && '
         f'PIP install mmsegmentation=={TESTED["mmsegmentation"]}',
     ),
@@ -242,7 +243,7 @@ def test_problem(healthy, case):
     assert problem['component'] == component
     assert re.search(sentence, problem['sentence'])
     pip = f'{healthy.python} -m pip'
-    assert problem['command'].startswith((pip, 'MMCV_WITH_OPS=1'))
+    assert problem['command'].startswith(pip)
     assert problem['command'].endswith(command.replace('PIP', pip))
     assert shlex.split(problem['command']), 'the command can be copied'
 
@@ -254,7 +255,7 @@ def test_what_is_missing_is_named_alone(healthy, distribution):
     (problem,) = healthy.report()['problems']
     name = next(c.name for c in COMPONENTS if c.distribution == distribution)
     assert problem['sentence'].startswith(f'{name} is not installed: ')
-    assert f'{distribution}=={TESTED[distribution]}' in problem['command']
+    assert f'{installed_as(distribution)}=={TESTED[distribution]}' in problem['command']
 
 
 def test_the_report_for_people_shows_sentence_and_command(healthy):
@@ -264,6 +265,154 @@ def test_the_report_for_people_shows_sentence_and_command(healthy):
     command = f'{healthy.python} -m pip install ftfy=={TESTED["ftfy"]}'
     sentence = 'ftfy: ftfy is not installed: mmsegmentation imports it.'
     assert run.stdout.endswith(f'One problem:\n\n{sentence}\n    {command}\n')
+
+
+# --- who computes mmcv's operators ----------------------------------------------------------
+
+UNDEFINED = "raise ImportError('_ext.so: undefined symbol:\\n _ZN3c106detail')"
+REMOVE = f'-m pip uninstall -y mmcv && PIP {MMCV}'
+EARLY_NOTE = r'import mmdet, mmseg or mmcv.ops before convnext_backbones find no operators'
+
+
+def lighten(sim: Simulation) -> None:
+    """Put mmcv-lite in the place of mmcv."""
+    sim.replace('mmcv', '2.1.0', {}, as_name='mmcv-lite')
+    (sim.site / 'mmcv/_ext.py').unlink()
+
+
+def add_torchvision(sim: Simulation, source: str = '') -> None:
+    sim.install('torchvision', '0.29.1', {'torchvision.py': source or "__version__ = '0.29.1'"})
+
+
+def torch_sees_a_gpu(sim: Simulation) -> None:
+    sim.replace('torch', TESTED['torch'], {'torch.py': TORCH_WITH_GPU})
+
+
+def let_start_up_find_the_operators(sim: Simulation) -> None:
+    """What the wheel and the editable install do."""
+    shutil.copy(PACKAGE / 'ops/convnext_backbones_ops.pth', sim.site)
+
+
+# Name of the case: (what happens to a healthy environment, CONVNEXT_BACKBONES_OPS, who serves,
+# verdict, notes as (sentence, end of the command)).
+SERVING = {
+    'compiled': (lambda sim: None, '', 'compiled mmcv', 'ok', []),
+    'compiled with CUDA under a GPU': (
+        lambda sim: (
+            torch_sees_a_gpu(sim),
+            (sim.site / 'mmcv/_ext.py').write_text(EXTENSION.replace('not available', '12.8')),
+        ),
+        '',
+        'compiled mmcv, CUDA 12.8',
+        'ok',
+        [],
+    ),
+    'mmcv-lite': (lighten, '', 'plain torch 2.13.0', 'ok', [(EARLY_NOTE, '')]),
+    'mmcv-lite, installed': (
+        lambda sim: (lighten(sim), let_start_up_find_the_operators(sim)),
+        '',
+        'plain torch 2.13.0',
+        'ok',
+        [],
+    ),
+    'mmcv-lite and torchvision': (
+        lambda sim: (lighten(sim), add_torchvision(sim), let_start_up_find_the_operators(sim)),
+        '',
+        'torchvision 0.29.1',
+        'ok',
+        [],
+    ),
+    'a torchvision for another torch': (
+        lambda sim: (
+            lighten(sim),
+            add_torchvision(sim, "raise RuntimeError('operator torchvision::nms does not exist')"),
+            let_start_up_find_the_operators(sim),
+        ),
+        '',
+        'plain torch 2.13.0',
+        'ok',
+        [(r'^torchvision does not load beside .* does not exist; plain torch \S+ computes', '')],
+    ),
+    'forced': (
+        lambda sim: None,
+        'torch',
+        'plain torch 2.13.0',
+        'ok, CONVNEXT_BACKBONES_OPS asks for it',
+        [(EARLY_NOTE, '')],
+    ),
+    'mmcv for another torch': (
+        lambda sim: (
+            (sim.site / 'mmcv/_ext.py').write_text(UNDEFINED),
+            let_start_up_find_the_operators(sim),
+        ),
+        '',
+        'plain torch 2.13.0',
+        'ok',
+        [(r'operators do not run, .* symbol: _ZN3c106detail; plain torch \S+ computes', REMOVE)],
+    ),
+    'mmcv without CUDA under a GPU': (
+        lambda sim: (
+            torch_sees_a_gpu(sim),
+            add_torchvision(sim),
+            let_start_up_find_the_operators(sim),
+        ),
+        '',
+        'torchvision 0.29.1',
+        'ok',
+        [(r'without CUDA, and there is a GPU; torchvision 0.29.1 computes', REMOVE)],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', SERVING)
+def test_who_serves(healthy, case):
+    change, forced, description, verdict, notes = SERVING[case]
+    change(healthy)
+    variables = {'CONVNEXT_BACKBONES_OPS': forced} if forced else {}
+    report = healthy.report(**variables)
+    assert report['ok'] and report['problems'] == []
+    row = next(row for row in report['components'] if row['component'] == 'mmcv ops')
+    assert (row['installed'], row['verdict']) == (description, verdict)
+    assert len(report['notes']) == len(notes)
+    for note, (sentence, command) in zip(report['notes'], notes, strict=True):
+        assert re.search(sentence, note['sentence'])
+        assert '\n' not in note['sentence']
+        assert note['command'].endswith(command.replace('PIP', f'{healthy.python} -m pip'))
+        assert bool(note['command']) == bool(command)
+
+
+FORCED = {
+    'mmcv': r"^CONVNEXT_BACKBONES_OPS is 'mmcv', but mmcv is installed without its compiled op",
+    'torchvision': r"^CONVNEXT_BACKBONES_OPS is 'torchvision', but torchvision is not installed",
+    'cuda': r"^CONVNEXT_BACKBONES_OPS is 'cuda': expected mmcv, torchvision, torch, or nothing",
+}
+
+
+@pytest.mark.parametrize('forced', FORCED)
+def test_a_forced_provider_that_does_not_run_is_a_problem(healthy, forced):
+    lighten(healthy)
+    (problem,) = healthy.report(CONVNEXT_BACKBONES_OPS=forced)['problems']
+    assert problem['component'] == 'mmcv ops'
+    assert re.search(FORCED[forced], problem['sentence'])
+    assert problem['command'] == 'unset CONVNEXT_BACKBONES_OPS'
+
+
+def test_mmcv_and_mmcv_lite_of_one_version_are_fine(healthy):
+    healthy.install('mmcv-lite', '2.1.0', {'mmcv/ops.py': HEALTHY['mmcv']['mmcv/ops.py']})
+    report = healthy.report()
+    assert report['ok']
+    row = next(row for row in report['components'] if row['component'] == 'mmcv')
+    assert (row['installed'], row['verdict']) == ('mmcv 2.1.0 + mmcv-lite 2.1.0', 'ok')
+
+
+def test_notes_stand_below_the_verdict(healthy):
+    (healthy.site / 'mmcv/_ext.py').write_text('raise ValueError')
+    run = healthy.run()
+    assert run.returncode == 0
+    text = run.stdout.partition('Training and evaluation can run.\n\nTo know:\n\nmmcv ops: ')[2]
+    command = f'    {healthy.python} -m pip uninstall -y mmcv && {healthy.python} -m pip {MMCV}'
+    assert text.splitlines()[1] == command
+    assert re.search(EARLY_NOTE, text.splitlines()[3])
 
 
 # --- forks of the stack ---------------------------------------------------------------------
@@ -310,7 +459,7 @@ FORK_PROBLEMS = {
     # What `pip install convnext_backbones` does to it without --no-deps.
     'mmengine twice': (
         lambda sim: sim.install('mmengine', '0.10.7', HEALTHY['mmengine']),
-        r'mmengine and onedl-mmengine both',
+        r'mmengine \S+ and onedl-mmengine \S+ both',
         'uninstall -y mmengine onedl-mmengine && '
         f'PIP install onedl-mmengine=={ONEDL["onedl-mmengine"]}',
     ),
@@ -319,10 +468,24 @@ FORK_PROBLEMS = {
         r'mmdet is not installed: ',
         f'install onedl-mmdetection=={ONEDL["onedl-mmdetection"]}',
     ),
-    'mmcv without ops': (
-        lambda sim: (sim.site / 'mmcv/ops.py').write_text('import mmcv._ext'),
-        r'onedl-mmcv \S+ was built without its ops',
-        f'--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv=={ONEDL["onedl-mmcv"]}',
+    # What `pip install 'convnext_backbones[all]'` does to it.
+    'mmcv-lite too': (
+        lambda sim: sim.install('mmcv-lite', '2.1.0', HEALTHY['mmcv']),
+        r'mmcv-lite 2.1.0 and onedl-mmcv \S+ both install the module mmcv',
+        f'uninstall -y mmcv-lite onedl-mmcv && PIP install onedl-mmcv=={ONEDL["onedl-mmcv"]}',
+    ),
+    'mmcv-lite': (
+        lambda sim: (
+            sim.uninstall('onedl-mmcv'),
+            sim.install('mmcv-lite', '2.1.0', HEALTHY['mmcv']),
+        ),
+        r'mmcv-lite 2.1.0 is of another stack .* the module mmcv is of onedl-mmcv\.$',
+        f'uninstall -y mmcv-lite && PIP install onedl-mmcv=={ONEDL["onedl-mmcv"]}',
+    ),
+    'an op that crashes the interpreter': (
+        lambda sim: (sim.site / 'mmcv/_ext.py').write_text('import os; os.abort()'),
+        r'The ops of onedl-mmcv \S+ do not load: Crash: SIGABRT',
+        f'PIP install --force-reinstall --no-deps --no-cache-dir onedl-mmcv=={ONEDL["onedl-mmcv"]}',
     ),
 }
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from convnext_backbones._doctor_diagnosis import diagnose
+from convnext_backbones._doctor_diagnosis import annotate, diagnose
 from convnext_backbones._doctor_environment import COMPONENTS, Environment, Probe, _accepted
+from convnext_backbones._doctor_probes import EARLY, PACKAGE
 from convnext_backbones.io.tested_versions import PYTHON, TABLE, read_table
 
 TESTED = read_table(TABLE.read_text())
@@ -29,26 +30,62 @@ def environment():
     )
 
 
-def test_cpu_ops_under_a_gpu_are_a_problem(environment):
-    assert diagnose(environment) == []
-    probes = {
-        **environment.probes,
-        'torch': Probe(facts={'cuda': '12.8', 'nccl': True, 'gloo': True}),
-        'mmcv ops': Probe(facts={'cuda': 'not available'}),
-    }
-    (problem,) = diagnose(replace(environment, probes=probes))
-    assert problem.component == 'mmcv ops'
-    assert 'without CUDA' in problem.sentence
-    probes['mmcv ops'] = Probe(facts={'cuda': '12.8'})
-    assert diagnose(replace(environment, probes=probes)) == []
-
-
 def test_an_old_python_is_a_problem(environment):
     (problem,) = diagnose(replace(environment, python='3.9.18'))
     assert 'Python 3.9.18 is not supported' in problem.sentence
     assert problem.command == f'python{TESTED["python"]} -m venv .venv'
     # Known without the package's metadata too.
     assert _accepted()['python'] == PYTHON
+
+
+@pytest.mark.parametrize('python', ['3.10.13', '3.11.7', '3.12.1', '3.13.0'])
+def test_these_pythons_are_no_problem(environment, python):
+    assert diagnose(replace(environment, python=python)) == []
+
+
+def test_a_python_without_find_loader_is_a_problem(environment):
+    (problem,) = diagnose(replace(environment, python='3.14.0'))
+    assert 'pkgutil.find_loader, which Python 3.14 removed' in problem.sentence
+    assert problem.command == f'python{TESTED["python"]} -m venv .venv'
+    accepted = {'python': '>=3.10,<3.14'}
+    (problem,) = diagnose(replace(environment, python='3.14.0', accepted=accepted))
+    assert problem.sentence.endswith('needs Python >=3.10,<3.14.')
+
+
+def test_the_range_of_mmcv_lite_holds_for_mmcv(environment):
+    env = replace(environment, accepted={'mmcv-lite': '<2.2'})
+    assert diagnose(env) == []
+    old = replace(env, distributions={**TESTED, 'mmcv': '2.2.0'})
+    (problem,) = diagnose(old)
+    assert problem.sentence == 'mmcv 2.2.0 is not supported: convnext_backbones needs mmcv <2.2.'
+    # A fork counts otherwise.
+    names, tested = {'mmcv': 'onedl-mmcv'}, {**TESTED, 'onedl-mmcv': '2.3.6'}
+    providers = {**env.providers, 'mmcv': ('onedl-mmcv',)}
+    assert diagnose(replace(env, names=names, distributions=tested, providers=providers)) == []
+
+
+def test_a_torch_outside_of_the_range_is_a_problem(environment):
+    for version, expected in [('2.5.1', 1), ('2.6.0', 0), ('2.14.1+cu128', 0), ('2.15.0', 1)]:
+        env = replace(
+            environment,
+            accepted={'torch': '<2.15,>=2.6'},
+            distributions={**TESTED, 'torch': version},
+        )
+        problems = diagnose(env)
+        assert len(problems) == expected
+        for problem in problems:
+            sentence = (
+                f'torch {version} is not supported: convnext_backbones needs torch <2.15,>=2.6.'
+            )
+            assert problem.sentence == sentence
+
+
+def test_there_are_no_notes_where_the_ops_do_not_load(environment):
+    assert annotate(environment) == []
+
+
+def test_the_finder_at_start_up_is_recognized_by_its_name():
+    assert repr(EARLY) in (PACKAGE / 'ops/convnext_backbones_ops.pth').read_text()
 
 
 def test_an_executable_with_a_space_is_quoted(environment):

@@ -20,12 +20,43 @@ TORCH = """
 class _Parallel:
     is_available = is_gloo_available = staticmethod(lambda: True)
     is_nccl_available = staticmethod(lambda: False)
-class cuda:
+class _Cuda:
     is_available = staticmethod(lambda: False)
+    device_count = staticmethod(lambda: 1)
+class _C:
+    _dispatch_has_kernel_for_dispatch_key = staticmethod(lambda name, key: True)
+class version:
+    cuda = '12.8'
+__version__ = '2.13.0'
+cuda = _Cuda
 distributed = _Parallel
 def from_numpy(array): return array
+def tensor(values): return values
 """
-OPS = "def get_compiling_cuda_version(): return 'not available'\n"
+TORCH_WITH_GPU = TORCH.replace(
+    'available = staticmethod(lambda: False)', 'available = staticmethod(lambda: True)'
+)
+# mmcv's compiled module: the doctor lets the package's own finder look for it and try it.
+EXTENSION = """
+class _Kept:
+    tolist = staticmethod(lambda: [0, 2])
+def nms(boxes, scores, iou_threshold, offset): return _Kept
+def get_compiling_cuda_version(): return 'not available'
+"""
+OPS = ('ops/finder.py', 'ops/providers.py')
+# What stands in for the package's operators, which do not work with a fake torch.
+OPERATORS = {
+    '__init__.py': '',
+    'torchvision_operators.py': 'OPERATORS = {}',
+    'stand_in.py': """
+        import types
+        class StandIn(types.ModuleType):
+            def __init__(self, provider, description, faster=None):
+                super().__init__('mmcv._ext')
+                self.provider, self.description = provider, description
+                self.get_compiling_cuda_version = lambda: 'not available'
+        """,
+}
 # They import each other as the real ones do, so that one problem makes many of them fail.
 HEALTHY = {
     'torch': {'torch.py': TORCH},
@@ -39,7 +70,8 @@ HEALTHY = {
     },
     'mmcv': {
         'mmcv/__init__.py': 'import cv2, mmengine, numpy',
-        'mmcv/ops.py': f'import torch\n{OPS}',
+        'mmcv/ops.py': 'import torch\nfrom mmcv._ext import get_compiling_cuda_version',
+        'mmcv/_ext.py': EXTENSION,
     },
     'mmdet': {
         'mmdet/__init__.py': 'import mmcv, mmengine',
@@ -75,8 +107,12 @@ class Simulation:
         # Without the package's __init__, which does not work with a fake torch.
         package = self.site / 'convnext_backbones'
         (package / 'io').mkdir(parents=True)
-        for source in [*PACKAGE.glob('*doctor*.py'), PACKAGE / 'io/tested_versions.py']:
+        (package / 'ops').mkdir()
+        own = [PACKAGE / path for path in ('io/tested_versions.py', *OPS)]
+        for source in [*PACKAGE.glob('*doctor*.py'), *own]:
             (package / source.relative_to(PACKAGE)).symlink_to(source)
+        for name, source in OPERATORS.items():
+            (package / 'ops' / name).write_text(textwrap.dedent(source))
 
     def install(self, name: str, version: str, files: dict[str, str], metadata: str = '') -> None:
         """Writes a fake distribution, over whatever has files of the same name."""
@@ -107,18 +143,18 @@ class Simulation:
         self.uninstall(name)
         self.install(as_name or name, version, {**HEALTHY[name], **files})
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [self.python, *(arguments or DOCTOR)],
-            env={'PATH': str(self.programs)},
+            env={'PATH': str(self.programs), **variables},
             cwd=self.site.parent,
             capture_output=True,
             text=True,
             timeout=60,
         )
 
-    def report(self) -> dict:
-        run = self.run(*DOCTOR, '--json')
+    def report(self, **variables: str) -> dict:
+        run = self.run(*DOCTOR, '--json', **variables)
         report = json.loads(run.stdout)
         assert (run.returncode, run.stderr) == (0 if report['ok'] else 1, '')
         return report
