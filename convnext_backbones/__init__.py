@@ -49,6 +49,7 @@ else:
     from .io.mmengine_patches import allow_mmengine_types
     from .models.convnext import ConvNeXt, ConvNeXtClassifier
     from .models.variants import VARIANTS, Variant
+    from .ops.finder import install
     from .training.layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook
     from .weights.loading import PretrainedConvNeXt, load_weights
     from .weights.report import LoadReport
@@ -57,3 +58,5 @@ else:
     # Inferencers and runners of mmengine read checkpoints with torch.load, which refuses
     # mmengine's own log buffers unless they are allowed by name.
     allow_mmengine_types()
+    # From here on this process finds mmcv's operators, with or without a compiled mmcv.
+    install()
