@@ -39,8 +39,15 @@ def ops_problem(component: Component, env: Environment, error: str) -> Finding:
     if VARIABLE in error:
         sentence = f'{re.sub(r"^[A-Za-z]+: ", "", reason)}.'
         return Finding(component.name, sentence, f'unset {VARIABLE}')
-    mmcv = env.providers[component.module][0]
-    sentence = f'The ops of {mmcv} {env.version(component)} do not load: {reason}'
+    mmcv = f'{env.providers[component.module][0]} {env.version(component)}'
+    if "No module named 'mmcv.ops'" in error:
+        sentence = (
+            f'The Python files of {mmcv} are gone, as if a distribution with the same files had '
+            'been uninstalled.'
+        )
+        command = install(component, env, '--force-reinstall --no-deps')
+        return Finding(component.name, sentence, command)
+    sentence = f'The ops of {mmcv} do not load: {reason}'
     return Finding(component.name, sentence, repair(component, env))
 
 

@@ -115,6 +115,12 @@ PROBLEMS = {
         r'mmcv 2.0.1 and mmcv-lite 2.1.0 both install the module mmcv',
         f'uninstall -y mmcv mmcv-lite && PIP {MMCV}',
     ),
+    'mmcv after mmcv-lite was uninstalled': (
+        lambda sim: [(sim.site / 'mmcv' / name).unlink() for name in ('__init__.py', 'ops.py')],
+        'mmcv ops',
+        r'The Python files of mmcv 2.1.0 are gone, as if a distribution with the same files had',
+        f'install --force-reinstall --no-deps mmcv-lite=={TESTED["mmcv"]}',
+    ),
     'mmcv-lite does not import': (
         lambda sim: sim.replace(
             'mmcv', '2.1.0', {'mmcv/__init__.py': "raise ValueError('x')"}, as_name='mmcv-lite'
