@@ -1,0 +1,90 @@
+"""Store what compiled mmcv computes, or compare what runs here with it.
+
+    python tests/support/make_references.py
+    python tests/support/make_references.py --compare
+
+The first needs an environment with the compiled operators of mmcv, such as ``make setup OPS=mmcv``
+builds, and writes ``tests/support/references``: inputs and results of every case of
+``operator_cases``, and of the detectors of ``operator_detectors``. The tests compare the other
+providers with these files where compiled mmcv is not installed. The second prints the largest
+difference per operator and provider.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+from support import operator_cases, operator_detectors, operator_loops, stored_references  # noqa: E402
+from support.operators import (  # noqa: E402
+    Difference,
+    available_providers,
+    computed_by,
+    difference,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--compare', action='store_true', help='print differences; write nothing')
+    if parser.parse_args().compare:
+        compare()
+    elif 'mmcv' in available_providers():
+        write()
+    else:
+        parser.error('references come from the compiled operators of mmcv, which do not run here')
+
+
+def write() -> None:
+    """Compute all cases with compiled mmcv."""
+    scenes = {name: make() for name, make in operator_cases.SCENES.items()}
+    results: dict[str, dict] = {}
+    with computed_by('mmcv'):
+        for case in operator_cases.CASES:
+            results.setdefault(case.operator, {})[str(case)] = case.run(scenes[case.scene])
+        results['detectors'] = {case.name: case.run() for case in operator_detectors.CASES}
+    stored_references.save(stored_references.INPUTS, scenes)
+    for name, groups in results.items():
+        stored_references.save(name, groups)
+    sizes = [path.stat().st_size for path in stored_references.FOLDER.iterdir()]
+    print(f'{stored_references.FOLDER}: {len(sizes)} files, {sum(sizes) / 2**10:.0f} KiB')
+
+
+def compare() -> None:
+    """Print a table with a row per operator, dtype and provider."""
+    print('| Operator | dtype | Provider | Cases | Largest difference | of the largest value |')
+    print('| --- | --- | --- | --- | --- | --- |')
+    rows: dict[tuple[str, str, str], list[Difference]] = {}
+    for provider in available_providers():
+        with computed_by(provider):
+            for operator, dtype, found in differences(provider):
+                rows.setdefault((operator, dtype, provider), []).append(found)
+    for key, found in sorted(rows.items()):
+        largest = [f'{max(values):.1e}' for values in zip(*found, strict=True)]
+        print('|', ' | '.join([*key, str(len(found)), *largest]), '|')
+
+
+def differences(provider: str) -> Iterator[tuple[str, str, Difference]]:
+    """Largest difference of every case, with its operator and dtype."""
+    for case in operator_cases.CASES:
+        pairs = case.run(stored_references.inputs(case)), stored_references.outputs(case)
+        yield case.operator, str(case.dtype)[6:], largest(*pairs)
+    for case in operator_detectors.CASES:
+        yield case.name, 'float32', largest(case.run(), case.expected())
+    if provider != 'mmcv':
+        for case in operator_loops.CASES:
+            yield f'{case.operator} (loop)', 'float64', largest(case.run(), case.expected())
+
+
+def largest(actual: dict, expected: dict) -> Difference:
+    found = [difference(actual[name], expected[name]) for name in expected]
+    return Difference(*map(max, zip(*found, strict=True)))
+
+
+if __name__ == '__main__':
+    main()
