@@ -1,11 +1,25 @@
 # PYTHON  interpreter that builds the environment
 # STACK   whose mmcv, mmengine, mmdet and mmsegmentation: openmmlab, or onedl (the maintained fork)
-# VENV    environment to create, or an existing one to complete; by default one for each stack
+# OPS     mmcv compiles mmcv's ops, which takes a compiler and minutes; by default ours serve
+# VENV    environment to create, or an existing one to complete; by default one for each choice above
 # TORCH   version of torch; by default the tested one, or what VENV already has
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STACK ?= openmmlab
-VENV ?= .venv$(patsubst %,-%,$(filter-out openmmlab,$(STACK)))
+OPS ?=
 TORCH ?=
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell command -v python3.11 || command -v python3)
+else
+# What pyenv runs under a version's name is its global version's only: ask it for the others' paths.
+FOUND := $(shell $(PYTHON) -c '' 2>/dev/null && echo $(PYTHON) || \
+	PYENV_VERSION=$$(pyenv whence $(PYTHON) 2>/dev/null | tail -n 1) pyenv which $(PYTHON) 2>/dev/null)
+$(if $(FOUND),,$(error PYTHON=$(PYTHON) does not run: expected the name or path of an interpreter))
+override PYTHON := $(FOUND)
+NAMED := -python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+ifeq ($(origin VENV),undefined)
+VENV := .venv$(NAMED)$(patsubst %,-%,$(filter-out openmmlab,$(STACK)))$(patsubst %,-%,$(OPS))
+REPLACE := --replace-mmcv
+endif
 
 BIN := $(VENV)/bin
 
@@ -15,10 +29,11 @@ BIN := $(VENV)/bin
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | \
 		awk -F '|' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo '  variables: PYTHON=$(PYTHON) STACK=$(STACK) VENV=$(VENV) TORCH=$(TORCH)'
+	@echo '  variables: PYTHON=$(PYTHON) STACK=$(STACK) OPS=$(OPS) VENV=$(VENV) TORCH=$(TORCH)'
 
-setup:  ## build the environment (minutes, while mmcv compiles; nothing the second time)
-	@$(PYTHON) dev/setup_env.py --stack '$(STACK)' --venv '$(VENV)' --torch '$(TORCH)'
+setup:  ## build the environment (minutes; nothing the second time)
+	@$(PYTHON) dev/setup_env.py --stack '$(STACK)' --ops '$(OPS)' --torch '$(TORCH)' \
+		--venv '$(VENV)' $(REPLACE)
 
 demo: setup  ## train, evaluate and draw a detector and a segmentor on generated sample data
 	@$(BIN)/python dev/demo.py

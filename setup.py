@@ -1,8 +1,8 @@
 """Metadata of convnext_backbones.
 
-mmcv is in no extra on purpose: pip would build it in an isolated environment, where it finds no
-torch and leaves its compiled ops out without a word. ``python -m convnext_backbones.doctor``
-prints the command that builds it with them, and ``make setup`` runs that command.
+The extras name mmcv-lite, which is mmcv without its compiled ops: ``convnext_backbones/ops`` has
+them. mmcv itself is in no extra: pip would build it in an isolated environment, where it finds no
+torch and leaves its compiled ops out without a word. ``make setup OPS=mmcv`` builds it with them.
 """
 
 import re
@@ -16,8 +16,12 @@ ROOT = Path(__file__).parent
 VERSION = re.search(
     r"^__version__ = '(.+)'$", (ROOT / 'convnext_backbones/version.py').read_text(), re.MULTILINE
 )[1]
+TABLE = (ROOT / 'convnext_backbones/tested_versions.txt').read_text()
+PYTHONS = sorted(re.search(r'^# python==(.+)$', TABLE, re.MULTILINE)[1].split())
 # Name, major and minor version, and what a fork's distribution stands in for.
-TESTED = re.compile(r'^([\w.-]+)==(\d+)\.(\d+)\S*(?:  # instead of (\S+))?$', re.MULTILINE)
+TESTED = re.compile(
+    r'^([\w.-]+)==(\d+)\.(\d+)[^\s;]*(?:; [^#\n]+?)?(?:  # instead of (\S+))?$', re.MULTILINE
+)
 
 
 def bounded(name: str, least: str = '') -> str:
@@ -36,13 +40,14 @@ STABLE = ['filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
 # Backbone, checkpoints and inference were tested with torch 2.6.0 as well as with the tested
 # version; beside its peers the backbone is also compared and measured with torch 2.14.1.
 CORE = ['torch>=2.6,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors'), *STABLE]
-DET = [bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
+MMCV = bounded('mmcv-lite', '>=2.1,')
+DET = [MMCV, bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 # mmsegmentation imports ftfy and regex without declaring them.
-SEG = [bounded('mmsegmentation', '>=1.2,'), bounded('ftfy'), bounded('regex')]
+SEG = [MMCV, bounded('mmsegmentation', '>=1.2,'), bounded('ftfy'), bounded('regex')]
 # What tools/test.py --fast-eval computes COCO's numbers with.
 FAST = [bounded('faster-coco-eval')]
 # scikit-learn ships the images that the sample data are made of.
-ALL = [*DET, *SEG, bounded('scikit-learn')]
+ALL = [*dict.fromkeys([*DET, *SEG]), bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
@@ -53,15 +58,23 @@ DEV = [*ALL, *FAST, *map(bounded, (*TESTS, *LINT, *DOCS))]
 NOT_SHIPPED = shutil.ignore_patterns('__*')
 
 
-class BuildWithRecipes(build_py):
-    """Adds to the wheel what OpenMMLab's ``mim`` looks for, in the package's folder ``.mim``."""
+class BuildPackage(build_py):
+    """Adds what is not in the package's own folders."""
 
     def run(self) -> None:
-        """Build, then copy configs and tools."""
+        """Build, then copy the rest."""
         super().run()
-        if self.editable_mode:  # nothing is copied: mim then takes paths in the checkout
-            return
-        target = Path(self.build_lib) / 'convnext_backbones' / '.mim'
+        # The root of the wheel becomes site-packages, the only place where Python reads this file.
+        # An editable wheel has no build_lib; what it has is copied to where a wheel is installed.
+        editable = self.editable_mode
+        root = self.get_finalized_command('install').install_lib if editable else self.build_lib
+        Path(root).mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / 'convnext_backbones/ops/convnext_backbones_ops.pth', root)
+        if not editable:  # of a checkout mim takes the paths
+            self.copy_recipes(Path(root) / 'convnext_backbones' / '.mim')
+
+    def copy_recipes(self, target: Path) -> None:
+        """Copy what OpenMMLab's ``mim`` looks for."""
         shutil.rmtree(target, ignore_errors=True)
         for folder in ('configs', 'tools'):
             shutil.copytree(ROOT / folder, target / folder, ignore=NOT_SHIPPED)
@@ -77,12 +90,13 @@ setup(
     license='Apache-2.0',
     classifiers=[
         'Programming Language :: Python :: 3',
-        # The version that is tested; see convnext_backbones/tested_versions.txt.
-        'Programming Language :: Python :: 3.11',
+        *(f'Programming Language :: Python :: {version}' for version in PYTHONS),
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
+    # No upper end, so that a fork whose mmengine works with a newer Python can be tried: the doctor
+    # says which are tested, and what does not import.
     python_requires='>=3.10',
-    cmdclass={'build_py': BuildWithRecipes},
+    cmdclass={'build_py': BuildPackage},
     packages=find_packages(include=['convnext_backbones*']),
     package_data={'convnext_backbones': ['tested_versions*.txt']},
     install_requires=CORE,

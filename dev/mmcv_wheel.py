@@ -1,4 +1,6 @@
-"""Compile mmcv with its ops, and cache the wheels by everything that they depend on.
+"""Choose between mmcv with and without compiled ops; compile it, and keep the wheels.
+
+A wheel is kept under the names of everything that it depends on.
 
 Standard library only: this runs before anything is installed.
 """
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from dev.environment import SetupError, Venv, locked
+
+COMPILED = 'mmcv'  # who computes the ops, as in CONVNEXT_BACKBONES_OPS and OPS=
 
 
 def wheel_folder(torch_build: str, mmcv: str, python_tag: str) -> Path:
@@ -123,3 +127,37 @@ def provide_mmcv(
             # Other processes see a complete, tested wheel or none.
             os.replace(wheel, folder / wheel.name)
         return f'compiled, kept in {folder}'
+
+
+def clear_way(venv: Venv, mmcv: str, lite: str, *, compiled: bool, replace: bool) -> bool:
+    """Remove the mmcv that is not to serve, and return whether a compiled one stays.
+
+    Args:
+        venv: The environment, with its torch.
+        mmcv: The distribution whose ops are compiled, as ``NAME==VERSION``.
+        lite: The distribution that has none; it may have the same name.
+        compiled: Whether the compiled ops are wanted.
+        replace: Whether compiled ops that run have to go, if they are not wanted.
+
+    Raises:
+        SetupError: A compiled mmcv of another version runs, and neither is wanted.
+    """
+    name, _, tested = mmcv.partition('==')
+    unwanted = {name, lite} - ({name} if compiled else {lite})
+    if venv.has_compiled_ops():
+        error = venv.ops_error(mmcv)
+        if not error and (compiled or not replace):
+            return True
+        if not (compiled or replace) and not venv.ops_error(name):
+            raise SetupError(
+                f'{venv.root} has {name} {venv.installed(name)} with compiled ops, and {tested} is '
+                f'tested: set up with OPS={COMPILED} to compile that one, or name another '
+                'environment with VENV='
+            )
+        unwanted = {name, lite}
+    if any(map(venv.installed, unwanted)):
+        # Both, as their files are the same: without one of them the other is incomplete.
+        present = [other for other in sorted({name, lite}) if venv.installed(other)]
+        print(f'      {" and ".join(present)} has to go', flush=True)
+        venv.pip('uninstall', '-qq', '-y', *present)
+    return False

@@ -1,10 +1,12 @@
 """Build the environment that the demo and the tests run in: ``make setup``.
 
 Creates the virtual environment, or completes an existing one, with the tested versions of a stack
-(OpenMMLab's or a fork's), and compiles mmcv with its ops. A stamp inside the environment makes the
-next call return at once; an interrupted call continues where it stopped.
+(OpenMMLab's or a fork's). Everything comes as wheels, without a compiler: mmcv without its compiled
+ops, for which those of this package serve. ``--ops mmcv`` compiles mmcv with its own. A stamp
+inside the environment makes the next call return at once; an interrupted call continues where it
+stopped.
 
-The compiled mmcv wheel is kept outside the checkout, in ``$CONVNEXT_BACKBONES_CACHE`` (by default
+A compiled mmcv wheel is kept outside the checkout, in ``$CONVNEXT_BACKBONES_CACHE`` (by default
 ``~/.cache/convnext_backbones``), and enters that cache only after its ops ran.
 
 Standard library only: this runs before anything is installed.
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +36,7 @@ if __name__ == '__main__':
 # ruff: noqa: E402 -- run as a file, this finds them only now
 from convnext_backbones.io import tested_versions as versions
 from dev.environment import SetupError, Venv, check_host, locked
-from dev.mmcv_wheel import minutes, provide_mmcv, wheel_folder
+from dev.mmcv_wheel import COMPILED, clear_way, minutes, provide_mmcv, wheel_folder
 
 STEPS = 6
 STAMP = '.convnext_backbones_setup.json'
@@ -59,6 +62,23 @@ for line in metadata.requires('convnext_backbones'):
 """
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What the environment is to be.
+
+    Attributes:
+        stack: ``openmmlab`` or a fork.
+        ops: ``mmcv`` for compiled ops; empty for the best that need no compiler.
+        torch: Version of torch; empty for the present or else the tested one.
+        replace: Whether a compiled mmcv that runs has to go, if ``ops`` does not ask for it.
+    """
+
+    stack: str = versions.OPENMMLAB
+    ops: str = ''
+    torch: str = ''
+    replace: bool = False
+
+
 def constraints(table: str, torch: str, torch_requires: Collection[str] = ()) -> str:
     """Return the table as pip constraints for an environment with this torch.
 
@@ -77,10 +97,11 @@ def constraints(table: str, torch: str, torch_requires: Collection[str] = ()) ->
     return '\n'.join([*lines, ''])
 
 
-def fingerprint(interpreter: str, stack: str) -> str:
+def fingerprint(interpreter: str, plan: Plan) -> str:
     """Return a hash of everything but TORCH that decides what the setup does."""
-    table = versions.stack_table(stack)
-    inputs = [table, (ROOT / 'setup.py').read_text(), interpreter, str(ROOT)]
+    files = ('setup.py', 'convnext_backbones/ops/convnext_backbones_ops.pth')
+    texts = [versions.stack_table(plan.stack), *((ROOT / file).read_text() for file in files)]
+    inputs = [*texts, plan.ops, plan.replace, interpreter, str(ROOT)]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
@@ -123,7 +144,8 @@ def create(venv: Venv) -> None:
 
 def refuse_other_stacks(venv: Venv, stack: str) -> None:
     """Raise if the environment has distributions of another stack, whose modules clash."""
-    for name in sorted(versions.foreign_to(stack)):
+    lite = () if stack == versions.OPENMMLAB else (versions.LITE,)
+    for name in sorted(versions.foreign_to(stack).union(lite)):
         if venv.installed(name):
             raise SetupError(
                 f'{venv.root} has {name}, which is not of the stack {stack}: name its stack with '
@@ -145,27 +167,39 @@ def torch_facts(venv: Venv) -> dict:
     run = venv.ask(TORCH_FACTS)
     if run.returncode:
         raise SetupError(f'the installed torch does not work:\n{run.stderr}')
-    facts = json.loads(run.stdout)
-    if facts['gpu_without_compiler']:
+    return json.loads(run.stdout)
+
+
+def require_cuda_compiler(torch: dict) -> None:
+    """Raise if mmcv's ops could not be compiled for the GPU that torch sees."""
+    if torch['gpu_without_compiler']:
         raise SetupError(
             'torch sees a GPU, but there is no CUDA compiler to build the ops of mmcv with: '
-            'install the CUDA toolkit, or set CUDA_VISIBLE_DEVICES= to build for the CPU alone'
+            'install the CUDA toolkit, or set CUDA_VISIBLE_DEVICES= to build for the CPU alone, '
+            'or set up without OPS=mmcv'
         )
-    return facts
 
 
-def install_package(venv: Venv, stack: str, torch: dict) -> None:
-    """Install this package, editable, and all its requirements but mmcv, from the stack."""
+def install_package(venv: Venv, stack: str, torch: dict, mmcv: str) -> None:
+    """Install this package, editable, and all its requirements from the stack.
+
+    Args:
+        venv: The environment.
+        stack: ``openmmlab`` or a fork.
+        torch: Facts about the installed torch.
+        mmcv: The distribution to install as mmcv; empty if a compiled one serves.
+    """
     venv.pip('install', '-qq', '--no-build-isolation', '--no-deps', '-e', ROOT)
-    names = versions.read_stacks()[stack]
+    names = {**versions.read_stacks()[stack], versions.LITE: mmcv}
     needs = [names.get(name, name) for name in venv.ask(REQUIREMENTS).stdout.split()]
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / 'constraints.txt'
         table = versions.stack_table(stack)
         path.write_text(constraints(table, torch['version'], torch['requires']))
-        # A fork's distributions are not those that the metadata of this package name.
-        options = ['-qq', '--no-build-isolation', '--no-warn-conflicts', '-c', path]
-        venv.pip('install', *options, *needs)
+        # A fork's distributions are not those that the metadata of this package name. Its mmcv is
+        # built here, without compiled ops: an isolated build has no torch to compile them for.
+        options = ['-qq', '--no-warn-conflicts', '-c', path]
+        venv.pip('install', *options, *filter(None, needs))
 
 
 def run_doctor(venv: Venv) -> None:
@@ -175,50 +209,55 @@ def run_doctor(venv: Venv) -> None:
         raise SetupError('the doctor found problems, see above')
 
 
-def set_up(venv: Venv, stack: str, torch_wanted: str) -> None:
-    """Bring an environment to the tested state of a stack.
-
-    Args:
-        venv: The environment; created if it does not exist.
-        stack: ``openmmlab`` or a fork.
-        torch_wanted: Version of torch; empty for the present or else the tested one.
+def set_up(venv: Venv, plan: Plan) -> None:
+    """Bring an environment to the tested state of a stack; create it if it does not exist.
 
     Raises:
         SetupError: A step failed. The next call continues there.
     """
-    tested = versions.read_table(versions.stack_table(stack))
-    name = versions.read_stacks()[stack]['mmcv']
+    tested = versions.read_table(versions.stack_table(plan.stack))
+    name = versions.read_stacks()[plan.stack]['mmcv']
     mmcv = f'{name}=={tested[name]}'
+    lite = versions.LITE if plan.stack == versions.OPENMMLAB else name
     steps = Steps()
 
     steps.heading(f'environment {venv.root}')
     create(venv)
-    refuse_other_stacks(venv, stack)
+    refuse_other_stacks(venv, plan.stack)
 
-    tools = [f'{name}=={tested[name]}' for name in ('setuptools', 'wheel', 'ninja')]
-    steps.heading(', '.join(tools))
-    venv.pip('install', '-qq', *tools)
+    tools = ('setuptools', *['wheel', 'ninja'] * (plan.ops == COMPILED))
+    steps.heading(', '.join(f'{tool} {tested[tool]}' for tool in tools))
+    venv.pip('install', '-qq', *(f'{tool}=={tested[tool]}' for tool in tools))
 
     present = venv.installed('torch')
-    wanted = torch_wanted or present or tested['torch']
+    wanted = plan.torch or present or tested['torch']
     steps.heading(f'torch {wanted}')
     if not (present and versions.is_version(present, wanted)):
         install_torch(venv, wanted, tested['torch'])
     torch = torch_facts(venv)
+    if plan.ops == COMPILED:
+        require_cuda_compiler(torch)
+    kept = clear_way(venv, mmcv, lite, compiled=plan.ops == COMPILED, replace=plan.replace)
 
-    steps.heading(f'convnext_backbones, the stack {stack} without mmcv, development tools')
-    install_package(venv, stack, torch)
+    steps.heading(f'convnext_backbones, the stack {plan.stack}, development tools')
+    install_package(venv, plan.stack, torch, '' if plan.ops or kept else lite)
 
-    steps.heading(f'{mmcv} with its ops, for torch {torch["build"]}')
-    tag = venv.ask('import sys; print("cp%d%d" % sys.version_info[:2])').stdout.strip()
-    folder = wheel_folder(torch['build'], mmcv, tag)
-    print(f'      {provide_mmcv(venv, mmcv, folder)}', flush=True)
+    if plan.ops == COMPILED:
+        steps.heading(f'{mmcv} with its ops, for torch {torch["build"]}')
+        tag = venv.ask('import sys; print("cp%d%d" % sys.version_info[:2])').stdout.strip()
+        folder = wheel_folder(torch['build'], mmcv, tag)
+        print(f'      {provide_mmcv(venv, mmcv, folder)}', flush=True)
+    else:
+        steps.heading("mmcv's operators")
+        serving, error = venv.run_ops(tested[name])
+        if error:
+            raise SetupError(f"mmcv's operators do not run: {error}")
+        print(f'      computed by {serving}', flush=True)
 
     steps.heading('doctor')
     run_doctor(venv)
 
-    inputs = fingerprint(venv.interpreter(), stack)
-    write_stamp(venv.root / STAMP, inputs, torch['build'])
+    write_stamp(venv.root / STAMP, fingerprint(venv.interpreter(), plan), torch['build'])
     print(f'Ready after {steps.elapsed()}.')
 
 
@@ -234,21 +273,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', type=Path, default=Path('.venv'), help='environment')
     parser.add_argument('--stack', choices=versions.read_stacks(), default=versions.OPENMMLAB)
+    parser.add_argument('--ops', choices=('', COMPILED), default='', help='compile those of mmcv')
     parser.add_argument('--torch', default='', help='version of torch, if not the tested one')
-    arguments = parser.parse_args(argv)
-    venv, stack = Venv(arguments.venv.absolute()), arguments.stack
+    parser.add_argument(
+        '--replace-mmcv',
+        action='store_true',
+        help='without --ops, uninstall a compiled mmcv, which stays otherwise if its ops run',
+    )
+    options = parser.parse_args(argv)
+    venv = Venv(options.venv.absolute())
+    plan = Plan(options.stack, options.ops, options.torch, options.replace_mmcv)
 
     def ready() -> bool:
-        inputs = fingerprint(venv.interpreter(), stack)
-        return is_ready(venv.root / STAMP, inputs, arguments.torch)
+        return is_ready(venv.root / STAMP, fingerprint(venv.interpreter(), plan), plan.torch)
 
     try:
         if ready():
             return
-        check_host(versions.read_table(versions.TABLE.read_text())['python'])
+        check_host(versions.tested_pythons(), compiles=plan.ops == COMPILED)
         with locked(venv.root / '.convnext_backbones_setup.lock'):
             if not ready():  # another process may have finished it during the wait
-                set_up(venv, stack, arguments.torch)
+                set_up(venv, plan)
     except SetupError as error:
         sys.exit(f'setup: {error}')
     except subprocess.CalledProcessError as error:

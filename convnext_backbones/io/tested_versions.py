@@ -6,6 +6,7 @@ Standard library only: the doctor and the setup read the tables where nothing el
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,10 @@ PYTHON = '>=3.10'
 # OpenMMLab's stack, and its forks. The table of a fork lists only the differences.
 OPENMMLAB = 'openmmlab'
 FORKS = {'onedl': TABLE.with_name('tested_versions_onedl.txt')}
+# mmcv's Python without its compiled ops, as a wheel. Forks have no such distribution.
+LITE = 'mmcv-lite'
+# As in 'numpy==2.2.6; python_version < "3.11"'; the marker may be missing.
+PIN = re.compile(r'^(?:# )?([\w.-]+)==([^\s;]+)(?:; ([^#\n]*))?', re.MULTILINE)
 
 
 def read_stacks() -> dict[str, dict[str, str]]:
@@ -54,16 +59,29 @@ def stack_table(stack: str) -> str:
     return '\n'.join([*lines, ''])
 
 
-def read_table(text: str) -> dict[str, str]:
+def tested_pythons() -> tuple[str, ...]:
+    """Return the tested versions of Python, as 3.11; all tests run on the first one."""
+    line = re.search(r'^# python==(.+)$', TABLE.read_text(), re.MULTILINE)
+    assert line, 'the table names them'
+    return tuple(line[1].split())
+
+
+def read_table(text: str, python: str = '') -> dict[str, str]:
     """Read pip constraints.
+
+    Args:
+        text: One constraint per line, with or without a marker of pip on ``python_version``.
+        python: Version of Python whose lines count; by default of this one.
 
     Returns:
         The version by normalized name of the distribution, and that of ``python``, which the
         tables name in a comment.
     """
+    python = python or '{}.{}'.format(*sys.version_info)
     return {
         normalize(name): version
-        for name, version in re.findall(r'^(?:# )?([\w.-]+)==(\S+)', text, re.MULTILINE)
+        for name, version, marker in PIN.findall(text)
+        if is_within(python, marker.replace('"', ''))
     }
 
 

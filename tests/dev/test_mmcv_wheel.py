@@ -137,6 +137,82 @@ def test_a_failed_build_shows_the_end_of_its_log(tmp_path):
     assert ' '.join(options) in str(failure.value)
 
 
+# --- which mmcv stays -----------------------------------------------------------------------
+
+
+class MmcvVenv:
+    """An environment with these distributions, and perhaps a compiled module of mmcv.
+
+    Args:
+        runs: The version whose compiled ops run; None if there are no compiled ops.
+        versions: Installed versions by distribution.
+    """
+
+    root = Path('/venv')
+
+    def __init__(self, runs: str | None, **versions: str) -> None:
+        self.runs, self.uninstalled = runs, set()
+        self.versions = {name.replace('_', '-'): version for name, version in versions.items()}
+
+    def has_compiled_ops(self):
+        return self.runs is not None
+
+    def ops_error(self, mmcv):
+        wanted = mmcv.partition('==')[2]
+        return '' if self.runs and wanted in ('', self.runs) else 'they do not run'
+
+    def installed(self, name):
+        return self.versions.get(name, '')
+
+    def pip(self, command, *arguments):
+        assert command == 'uninstall'
+        self.uninstalled.update(word for word in arguments if word[0] != '-')
+
+
+TESTED = dict(mmcv='2.1.0')
+LITE = dict(mmcv_lite='2.1.0')
+
+
+@pytest.mark.parametrize(
+    ('runs', 'installed', 'compiled', 'replace', 'stays', 'gone'),
+    [
+        pytest.param(None, {}, False, False, False, '', id='empty'),
+        pytest.param(None, LITE, False, False, False, '', id='lite is there'),
+        pytest.param('2.1.0', TESTED, False, False, True, '', id="a user's compiled mmcv"),
+        pytest.param('2.1.0', TESTED, False, True, False, 'mmcv', id='ours'),
+        pytest.param('', TESTED, False, False, False, 'mmcv', id='compiled for another torch'),
+        pytest.param(None, TESTED, False, False, False, 'mmcv', id='mmcv without its ops'),
+        pytest.param(
+            None, {**TESTED, **LITE}, False, False, False, 'mmcv mmcv-lite', id='shared files'
+        ),
+        pytest.param(None, LITE, True, True, False, 'mmcv-lite', id='lite, to be compiled'),
+        pytest.param('2.1.0', {**TESTED, **LITE}, True, True, True, '', id='both, compiled'),
+        pytest.param('', TESTED, True, False, False, 'mmcv', id='broken, to be compiled'),
+    ],
+)
+def test_which_mmcv_stays(runs, installed, compiled, replace, stays, gone):
+    target = MmcvVenv(runs, **installed)
+    choice = dict(compiled=compiled, replace=replace)
+    assert mmcv_wheel.clear_way(target, 'mmcv==2.1.0', 'mmcv-lite', **choice) is stays
+    assert target.uninstalled == set(gone.split())
+
+
+def test_a_compiled_mmcv_of_another_version_is_not_thrown_away():
+    target = MmcvVenv('2.0.1', mmcv='2.0.1')
+    choice = dict(compiled=False, replace=False)
+    with pytest.raises(SetupError, match=r'/venv has mmcv 2\.0\.1 with compiled.*OPS=mmcv'):
+        mmcv_wheel.clear_way(target, 'mmcv==2.1.0', 'mmcv-lite', **choice)
+    assert not target.uninstalled
+
+
+@pytest.mark.parametrize('runs', ['2.3.6', None])
+def test_a_fork_has_one_name_for_both(runs):
+    target = MmcvVenv(runs, onedl_mmcv='2.3.6')
+    wanted = ('onedl-mmcv==2.3.6', 'onedl-mmcv')
+    assert not mmcv_wheel.clear_way(target, *wanted, compiled=False, replace=True)
+    assert target.uninstalled == ({'onedl-mmcv'} if runs else set())
+
+
 # --- progress -------------------------------------------------------------------------------
 
 

@@ -1,12 +1,17 @@
 """dev/setup_env.py without network: decisions on environments."""
 
+import contextlib
+import dataclasses
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import textwrap
 import venv
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +24,8 @@ TABLE = """\
 # comment
 # python==3.11
 torch==2.13.0
-numpy==2.4.6
+numpy==2.2.6; python_version < "3.11"
+numpy==2.4.6; python_version >= "3.11"
 
 # what they pull in
 sympy==1.14.0
@@ -34,14 +40,16 @@ def test_constraints_pin_the_torch_in_use():
     lines = setup_env.constraints(TABLE, '2.13.0+cpu', ['sympy']).splitlines()
     assert 'torch==2.13.0+cpu' in lines
     assert 'torch==2.13.0' not in lines
-    assert {'numpy==2.4.6', 'sympy==1.14.0'} <= set(lines), 'the rest stays as tested'
+    assert 'sympy==1.14.0' in lines, 'the rest stays as tested'
+    assert 'numpy==2.4.6; python_version >= "3.11"' in lines, 'pip reads the markers'
 
 
 def test_another_torch_decides_about_its_own_dependencies():
     lines = setup_env.constraints(TABLE, '2.5.1', ['sympy', 'typing-extensions']).splitlines()
     assert [line for line in lines if '==' in line and line[0] != '#'] == [
         'torch==2.5.1',
-        'numpy==2.4.6',
+        'numpy==2.2.6; python_version < "3.11"',
+        'numpy==2.4.6; python_version >= "3.11"',
     ]
 
 
@@ -74,21 +82,29 @@ def test_no_stamp_and_half_a_stamp_do_not_count(stamp):
     assert not setup_env.is_ready(stamp, 'abc', '')
 
 
-@pytest.mark.parametrize('changed', ['tested_versions.txt', 'setup.py', 'interpreter', 'stack'])
+FILES = ['setup.py', 'convnext_backbones/ops/convnext_backbones_ops.pth']
+
+
+@pytest.mark.parametrize(
+    'changed', ['tested_versions.txt', *FILES, 'interpreter', 'stack', 'ops', 'replace']
+)
 def test_what_decides_the_result_is_in_the_fingerprint(tmp_path, monkeypatch, changed):
-    (tmp_path / 'setup.py').write_text('1')
-    (tmp_path / 'tested_versions.txt').write_text('1')
+    for file in ('tested_versions.txt', *FILES):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text('1')
     monkeypatch.setattr(setup_env, 'ROOT', tmp_path)
     monkeypatch.setattr(tested_versions, 'TABLE', tmp_path / 'tested_versions.txt')
-    before = setup_env.fingerprint('3.11.7', 'openmmlab')
-    assert setup_env.fingerprint('3.11.7', 'openmmlab') == before
-    inputs = {'interpreter': '3.11.7', 'stack': 'openmmlab'}
-    others = {'interpreter': '3.12.1', 'stack': 'onedl'}
-    if changed in inputs:
-        inputs[changed] = others[changed]
+    interpreter, plan = '3.11.7', setup_env.Plan()
+    before = setup_env.fingerprint(interpreter, plan)
+    assert setup_env.fingerprint(interpreter, plan) == before
+    others = {'stack': 'onedl', 'ops': 'mmcv', 'replace': True}
+    if changed in others:
+        plan = dataclasses.replace(plan, **{changed: others[changed]})
+    elif changed == 'interpreter':
+        interpreter = '3.12.1'
     else:
         (tmp_path / changed).write_text('2')
-    assert setup_env.fingerprint(**inputs) != before
+    assert setup_env.fingerprint(interpreter, plan) != before
 
 
 class RecordedSteps:
@@ -96,11 +112,14 @@ class RecordedSteps:
 
     def __init__(self, monkeypatch, fails: str = '') -> None:
         self.done = []
+        self.arguments = {}
         facts = {'version': '2.13.0', 'build': '2.13.0+cpu', 'requires': []}
+        facts['gpu_without_compiler'] = False
         for name, result in [
             ('create', None),
             ('install_torch', None),
             ('torch_facts', facts),
+            ('clear_way', False),
             ('install_package', None),
             ('provide_mmcv', 'from the test'),
             ('run_doctor', None),
@@ -108,8 +127,9 @@ class RecordedSteps:
             monkeypatch.setattr(setup_env, name, self.step(name, result, name == fails))
 
     def step(self, name, result, fails):
-        def step(*arguments):
+        def step(*arguments, **options):
             self.done.append(name)
+            self.arguments[name] = (*arguments, *options.items())
             if fails:
                 raise environment.SetupError(f'{name} failed')
             return result
@@ -121,6 +141,8 @@ class FakeVenv(environment.Venv):
     """An environment in which torch is or is not installed, and in which pip does nothing."""
 
     torch = ''
+    pips: list[tuple] = []
+    ops = ('plain torch', '')
 
     def interpreter(self):
         return '3.11.7'
@@ -129,16 +151,20 @@ class FakeVenv(environment.Venv):
         return self.torch if distribution == 'torch' else ''
 
     def pip(self, *arguments):
-        pass
+        self.pips.append(arguments)
 
     def ask(self, code, *arguments):
         return subprocess.CompletedProcess([], 0, 'cp311\n', '')
+
+    def run_ops(self, version='', provider=''):
+        return self.ops
 
 
 @pytest.fixture
 def fake_venv(tmp_path, monkeypatch):
     monkeypatch.setattr(setup_env, 'Venv', FakeVenv)
     monkeypatch.setattr(FakeVenv, 'torch', '')
+    monkeypatch.setattr(FakeVenv, 'pips', [])
     (tmp_path / 'venv').mkdir()
     return tmp_path / 'venv'
 
@@ -157,11 +183,13 @@ def test_a_second_run_returns_at_once(fake_venv, monkeypatch, capsys):
 
 @pytest.mark.parametrize('fails', ['install_package', 'provide_mmcv', 'run_doctor'])
 def test_an_unfinished_run_does_not_count(fake_venv, monkeypatch, fails):
+    monkeypatch.setattr(setup_env, 'check_host', lambda *arguments, **options: None)
+    arguments = ['--venv', str(fake_venv), '--ops', 'mmcv']
     with pytest.raises(SystemExit, match=f'{fails} failed'):
         RecordedSteps(monkeypatch, fails)
-        setup_env.main(['--venv', str(fake_venv)])
+        setup_env.main(arguments)
     steps = RecordedSteps(monkeypatch)
-    setup_env.main(['--venv', str(fake_venv)])
+    setup_env.main(arguments)
     assert 'run_doctor' in steps.done
 
 
@@ -178,22 +206,138 @@ def test_torch_of_an_existing_environment_is_kept(
     assert ('install_torch' in steps.done) is installs
 
 
+# --- the operators --------------------------------------------------------------------------
+
+
+def test_by_default_nothing_is_compiled(fake_venv, monkeypatch, capsys):
+    steps = RecordedSteps(monkeypatch)
+    setup_env.main(['--venv', str(fake_venv)])
+    assert 'provide_mmcv' not in steps.done
+    assert 'computed by plain torch' in capsys.readouterr().out
+    tested = tested_versions.read_table(tested_versions.TABLE.read_text())
+    assert FakeVenv.pips == [('install', '-qq', f'setuptools=={tested["setuptools"]}')]
+    assert steps.arguments['install_package'][-1] == 'mmcv-lite'
+    assert ('compiled', False) in steps.arguments['clear_way']
+
+
+def test_compiled_ops_come_with_their_tools(fake_venv, monkeypatch):
+    monkeypatch.setattr(setup_env, 'check_host', lambda *arguments, **options: None)
+    steps = RecordedSteps(monkeypatch)
+    setup_env.main(['--venv', str(fake_venv), '--ops', 'mmcv'])
+    assert [word.partition('==')[0] for word in FakeVenv.pips[0][2:]] == [
+        'setuptools',
+        'wheel',
+        'ninja',
+    ]
+    assert steps.arguments['install_package'][-1] == ''
+    assert steps.done.index('install_package') < steps.done.index('provide_mmcv')
+
+
+def test_a_compiled_mmcv_that_stays_is_not_installed_over(fake_venv, monkeypatch):
+    steps = RecordedSteps(monkeypatch)
+    monkeypatch.setattr(setup_env, 'clear_way', lambda *arguments, **options: True)
+    setup_env.main(['--venv', str(fake_venv)])
+    assert steps.arguments['install_package'][-1] == ''
+
+
+def test_operators_that_do_not_run_stop_the_setup(fake_venv, monkeypatch):
+    steps = RecordedSteps(monkeypatch)
+    monkeypatch.setattr(FakeVenv, 'ops', ('', 'AssertionError: mmcv is 2.2.0'))
+    with pytest.raises(SystemExit, match='operators do not run: AssertionError: mmcv is 2.2.0'):
+        setup_env.main(['--venv', str(fake_venv)])
+    assert 'run_doctor' not in steps.done
+
+
+@pytest.mark.parametrize(('ops', 'refused'), [('', False), ('mmcv', True)])
+def test_a_gpu_needs_its_compiler_for_compiled_ops_only(fake_venv, monkeypatch, ops, refused):
+    monkeypatch.setattr(setup_env, 'check_host', lambda *arguments, **options: None)
+    steps = RecordedSteps(monkeypatch)
+    facts = {'version': '2.13.0', 'build': '2.13.0+cu130', 'requires': []}
+    facts['gpu_without_compiler'] = True
+    monkeypatch.setattr(setup_env, 'torch_facts', lambda venv: facts)
+    if refused:
+        with pytest.raises(SystemExit, match='no CUDA compiler.*without OPS=mmcv'):
+            setup_env.main(['--venv', str(fake_venv), '--ops', ops])
+    else:
+        setup_env.main(['--venv', str(fake_venv), '--ops', ops])
+    assert ('run_doctor' in steps.done) is not refused
+
+
+FAKES = {
+    'mmcv/__init__.py': "__version__ = '2.1.0'",
+    'mmcv/ops.py': """
+        import mmcv._ext
+        def nms(boxes, scores, threshold): return None, Any
+        def roi_align(crops, boxes, size): return Any
+        class Any:
+            tolist = staticmethod(lambda: {kept})
+            eq = staticmethod(lambda value: Any)
+            all = staticmethod(lambda: True)
+        """,
+    'torch.py': """
+        class cuda:
+            is_available = staticmethod(lambda: False)
+        class Tensor:
+            new_tensor = staticmethod(lambda values: values)
+        def tensor(values, device): return Tensor
+        def ones(*sizes, device): return None
+        """,
+}
+
+
+@pytest.mark.parametrize(
+    ('extension', 'kept', 'version', 'provider', 'serving', 'error'),
+    [
+        ("provider, description = 'torch', 'plain torch 2'", [0, 2], '', '', 'plain torch 2', ''),
+        ("provider = 'torch'", [0, 2], '', 'mmcv', '', 'the ops are those of torch'),
+        ('', [0, 2], '2.1.0', 'mmcv', 'compiled mmcv', ''),
+        ('', [0, 2], '2.0.1', '', '', 'mmcv is 2.1.0'),
+        ('', [0, 1], '', '', '', 'nms on cpu kept [0, 1]'),
+    ],
+)
+def test_the_ops_are_run(tmp_path, extension, kept, version, provider, serving, error):
+    (tmp_path / 'mmcv').mkdir()
+    for name, source in {**FAKES, 'mmcv/_ext.py': extension}.items():
+        (tmp_path / name).write_text(textwrap.dedent(source).format(kept=kept))
+    target = environment.Venv(tmp_path)  # whose folder is the first on the path of `python -c`
+    target.python = Path(sys.executable)
+    found, reason = target.run_ops(version, provider)
+    assert found == serving
+    assert error in reason if error else not reason
+
+
+def test_compiled_ops_are_run_by_force(tmp_path, monkeypatch):
+    """Where they do not run another provider would serve without a word."""
+    asked = []
+    target = FakeVenv(tmp_path)
+    failed = subprocess.CompletedProcess([], 1, '', 'Traceback\nImportError: no\n')
+    monkeypatch.setattr(
+        target, 'ask', lambda *arguments, **variables: asked.append(variables) or failed
+    )
+    assert target.ops_error('mmcv==2.1.0') == ''
+    assert environment.Venv.run_ops(target, '2.1.0', 'mmcv') == ('', 'ImportError: no')
+    assert asked == [{'CONVNEXT_BACKBONES_OPS': 'mmcv'}]
+
+
 # --- the stacks -----------------------------------------------------------------------------
 
 
 def test_what_is_installed_has_the_names_of_the_stack(tmp_path, monkeypatch):
     target, commands = FakeVenv(tmp_path), []
     monkeypatch.setattr(target, 'pip', lambda *arguments: commands.append(arguments))
-    needs = subprocess.CompletedProcess([], 0, 'mmengine\nmmdet\npytest\n', '')
+    needs = subprocess.CompletedProcess([], 0, 'mmengine\nmmcv-lite\nmmdet\npytest\n', '')
     monkeypatch.setattr(target, 'ask', lambda code: needs)
     torch = {'version': '2.13.0', 'requires': []}
-    setup_env.install_package(target, 'openmmlab', torch)
-    setup_env.install_package(target, 'onedl', torch)
-    package, theirs, package_again, own = commands
+    setup_env.install_package(target, 'openmmlab', torch, 'mmcv-lite')
+    setup_env.install_package(target, 'onedl', torch, 'onedl-mmcv')
+    setup_env.install_package(target, 'openmmlab', torch, '')
+    package, theirs, package_again, own, _, compiled = commands
     assert '--no-deps' in package, 'its metadata name distributions of OpenMMLab'
     assert package == package_again
-    assert theirs[-3:] == ('mmengine', 'mmdet', 'pytest')
-    assert own[-3:] == ('onedl-mmengine', 'onedl-mmdetection', 'pytest')
+    assert theirs[-4:] == ('mmengine', 'mmcv-lite', 'mmdet', 'pytest')
+    assert own[-4:] == ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'pytest')
+    assert compiled[-3:] == ('mmengine', 'mmdet', 'pytest')
+    assert '--no-build-isolation' not in own, "a fork's mmcv must find no torch to compile for"
 
 
 def test_the_needs_are_those_of_the_development(tmp_path):
@@ -212,7 +356,10 @@ def test_the_needs_are_those_of_the_development(tmp_path):
     assert run.stdout.split() == ['torch', 'mmdet']
 
 
-@pytest.mark.parametrize(('stack', 'present'), [('openmmlab', 'onedl-mmcv'), ('onedl', 'mmdet')])
+@pytest.mark.parametrize(
+    ('stack', 'present'),
+    [('openmmlab', 'onedl-mmcv'), ('onedl', 'mmdet'), ('onedl', 'mmcv-lite')],
+)
 def test_an_environment_with_another_stack_is_left_alone(fake_venv, monkeypatch, stack, present):
     steps = RecordedSteps(monkeypatch)
     monkeypatch.setattr(FakeVenv, 'installed', lambda venv, name: '1.0' if name == present else '')
@@ -232,21 +379,72 @@ def test_a_finished_set_up_of_another_stack_does_not_count(fake_venv, monkeypatc
 # --- the machine ----------------------------------------------------------------------------
 
 
-def test_an_old_python_is_refused_in_one_sentence(monkeypatch, tmp_path):
+@pytest.mark.parametrize('minor', [9, 14])
+def test_an_untested_python_is_refused_in_one_sentence(monkeypatch, tmp_path, minor):
     version = namedtuple('version_info', 'major minor micro releaselevel serial')
-    monkeypatch.setattr(sys, 'version_info', version(3, 9, 18, 'final', 0))
+    monkeypatch.setattr(sys, 'version_info', version(3, minor, 18, 'final', 0))
     with pytest.raises(SystemExit) as stop:
         setup_env.main(['--venv', str(tmp_path / 'venv')])
-    assert 'need Python 3.11 or newer' in stop.value.code
+    assert 'for Python 3.10 to 3.13' in stop.value.code
+    assert 'PYTHON=python3.11' in stop.value.code
     assert '\n' not in stop.value.code
     assert not (tmp_path / 'venv').exists()
 
 
 def test_a_missing_compiler_is_named_before_anything_is_installed(monkeypatch, tmp_path):
     monkeypatch.setenv('CXX', 'no-such-compiler')
-    with pytest.raises(SystemExit, match=r'no C\+\+ compiler.*install g\+\+'):
-        setup_env.main(['--venv', str(tmp_path / 'venv')])
+    with pytest.raises(SystemExit, match=r'no C\+\+ compiler.*install g\+\+.*without OPS=mmcv'):
+        setup_env.main(['--venv', str(tmp_path / 'venv'), '--ops', 'mmcv'])
     assert not (tmp_path / 'venv').exists()
+
+
+def test_by_default_neither_compiler_nor_headers_are_needed(monkeypatch, tmp_path):
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    monkeypatch.setattr(environment.sysconfig, 'get_path', lambda name: str(tmp_path))
+    pythons = tested_versions.tested_pythons()
+    environment.check_host(pythons, compiles=False)
+    with pytest.raises(environment.SetupError, match='Python.h is missing'):
+        environment.check_host(pythons, compiles=True)
+
+
+@pytest.mark.parametrize(('system', 'python'), [('posix', 'bin/python'), ('nt', 'python.exe')])
+def test_the_interpreter_is_where_the_system_has_it(tmp_path, monkeypatch, system, python):
+    monkeypatch.setattr(environment, 'os', SimpleNamespace(name=system, environ={}, pathsep=';'))
+    target = environment.Venv(tmp_path)
+    assert str(target.python).endswith(python)
+    assert target.variables['PATH'] == f'{target.python.parent};'
+
+
+@pytest.mark.parametrize('system', ['posix', 'nt'])
+def test_a_lock_is_waited_for(tmp_path, monkeypatch, capsys, system):
+    path, order = tmp_path / 'lock', []
+    if system == 'nt':
+        monkeypatch.setattr(environment, 'fcntl', None)
+        monkeypatch.setitem(sys.modules, 'msvcrt', FakeMsvcrt())
+    monkeypatch.setattr(environment.time, 'sleep', lambda seconds: order.append('waits'))
+    with contextlib.ExitStack() as first:
+        first.enter_context(environment.locked(path))
+        release = SimpleNamespace(close=first.pop_all().close)
+    monkeypatch.setattr(
+        environment.time, 'sleep', lambda seconds: (order.append('waits'), release.close())
+    )
+    with environment.locked(path):
+        order.append('has it')
+    assert order == ['waits', 'has it']
+    assert capsys.readouterr().out.count('another setup is running here') == 1
+
+
+class FakeMsvcrt:
+    """Windows' locks, by those of this system."""
+
+    LK_NBLCK = 2
+
+    def locking(self, descriptor: int, mode: int, size: int) -> None:
+        assert (mode, size) == (self.LK_NBLCK, 1)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PermissionError from error
 
 
 @pytest.mark.parametrize('module', ['torch', 'mmengine'])

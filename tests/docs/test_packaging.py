@@ -1,5 +1,6 @@
 """The built wheel, installed into an environment of its own, away from the checkout."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,10 +17,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from convnext_backbones.io import tested_versions
 from convnext_backbones.io.tested_versions import PYTHON, TABLE, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
+PTH = 'convnext_backbones_ops.pth'
 STABLE = {'filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich'}
+LEFT_OUT = shutil.ignore_patterns(
+    '.git', '.venv*', 'build', '*.egg-info', '__pycache__', 'work_dirs', 'demo_output'
+)
 # Nothing that a user's environment lacks may find its way into the subprocesses.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith('PYTHON')}
 
@@ -28,8 +34,7 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.starts
 def wheel(tmp_path_factory) -> Path:
     """The wheel of a copy of the tree: a build leaves files beside its sources."""
     folder = tmp_path_factory.mktemp('wheel')
-    left_out = ['.git', '.venv*', 'build', '*.egg-info', '__pycache__', 'work_dirs', 'demo_output']
-    shutil.copytree(ROOT, folder / 'tree', ignore=shutil.ignore_patterns(*left_out))
+    shutil.copytree(ROOT, folder / 'tree', ignore=LEFT_OUT)
     options = ['--no-build-isolation', '--no-deps', '--no-index', '--no-cache-dir']
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '-q', *options, '-w', folder, folder / 'tree'],
@@ -53,11 +58,11 @@ def python(wheel, tmp_path_factory) -> Path:
     return root / 'bin' / 'python'
 
 
-def run(python: Path, *arguments: str) -> str:
+def run(python: Path, *arguments: str, variables: dict[str, str] = ENVIRONMENT) -> str:
     result = subprocess.run(
         [python, *arguments],
         cwd=python.parent,
-        env=ENVIRONMENT,
+        env=variables,
         capture_output=True,
         text=True,
     )
@@ -68,7 +73,8 @@ def run(python: Path, *arguments: str) -> str:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition('/')[0] for name in names}
-    assert {top for top in tops if not top.endswith('.dist-info')} == {'convnext_backbones'}
+    own = {top for top in tops if not top.endswith('.dist-info')}
+    assert own == {'convnext_backbones', PTH}
     tables = {f'convnext_backbones/{path.name}' for path in ROOT.glob('convnext_backbones/*.txt')}
     assert 'convnext_backbones/tested_versions.txt' in tables
     assert tables <= set(names)
@@ -114,8 +120,19 @@ def test_the_metadata(metadata):
         'safetensors',
         *STABLE,
     }
+    extras = {extra for extra in metadata.get_all('Provides-Extra') if extra != 'fast'}
+    lines = [Requirement(line) for line in requires if 'mmcv' in line.partition(';')[0]]
     # pip would build mmcv without its ops.
-    assert not any(line.startswith('mmcv') for line in requires)
+    assert {line.name for line in lines} == {'mmcv-lite'}
+    assert len(lines) == len(extras), 'each extra names it once'
+    assert all(any(line.marker.evaluate({'extra': extra}) for line in lines) for extra in extras)
+
+
+def test_the_classifiers_are_the_tested_pythons(metadata):
+    classifiers = metadata.get_all('Classifier')
+    prefix = 'Programming Language :: Python :: 3.'
+    versions = {f'3.{line[len(prefix) :]}' for line in classifiers if line.startswith(prefix)}
+    assert versions == set(tested_versions.tested_pythons())
 
 
 @pytest.fixture(scope='module')
@@ -171,3 +188,71 @@ def test_the_doctor_runs_from_the_wheel(python):
     report = json.loads(run(python, '-m', 'convnext_backbones.doctor', '--json'))
     assert report['ok']
     assert not report['problems']
+
+
+# --- mmcv's operators -----------------------------------------------------------------------
+
+# A script of a user who does not import this package, or later.
+USES_OPS = """
+import sys
+import torch
+from mmcv.ops import nms
+boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10], [20, 20, 30, 30]])
+assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist() == [0, 2]
+assert 'convnext_backbones' in sys.modules, 'the finder has imported it'
+from convnext_backbones.ops.providers import serving
+print(serving())
+"""
+
+
+def test_mmcv_finds_its_operators_before_this_package_is_imported(python):
+    forced = {**ENVIRONMENT, 'CONVNEXT_BACKBONES_OPS': 'torch'}
+    assert run(python, '-c', USES_OPS, variables=forced).strip() == 'torch'
+
+
+def test_without_compiled_operators_mmcv_works(python, tmp_path):
+    """As in an environment with mmcv-lite: mmcv's Python files alone."""
+    source = Path(importlib.util.find_spec('mmcv').origin).parent
+    ignored = shutil.ignore_patterns('_ext*', '__pycache__', 'csrc')
+    shutil.copytree(source, tmp_path / 'mmcv', ignore=ignored)
+    variables = {**ENVIRONMENT, 'PYTHONPATH': str(tmp_path)}
+    variables.pop('CONVNEXT_BACKBONES_OPS', None)
+    assert run(python, '-c', USES_OPS, variables=variables).strip() in {'torchvision', 'torch'}
+
+
+def test_the_start_of_python_imports_nothing(python):
+    code = 'import sys; print(*sys.modules)'
+    modules = {name.partition('.')[0] for name in run(python, '-c', code).split()}
+    assert not modules & {'convnext_backbones', 'torch', 'mmcv', 'mmengine', 'numpy'}
+    finders = 'import sys; print([finder.__name__ for finder in sys.meta_path][0])'
+    assert run(python, '-c', finders).strip() == 'ConvNeXtBackbonesOps', 'but it is in place'
+
+
+@pytest.fixture(scope='module')
+def editable(tmp_path_factory) -> Path:
+    """The interpreter of an environment with an editable install of a copy of the tree."""
+    folder = tmp_path_factory.mktemp('editable')
+    shutil.copytree(ROOT, folder / 'tree', ignore=LEFT_OUT)
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder / 'venv')
+    (site,) = (folder / 'venv').glob('lib/python*/site-packages')
+    # pip of the running environment, and what it builds with
+    (site / 'running.pth').write_text(f'{sysconfig.get_path("purelib")}\n')
+    path = folder / 'venv' / 'bin' / 'python'
+    options = ['--no-build-isolation', '--no-deps', '--no-index', '--ignore-installed']
+    run(path, '-m', 'pip', 'install', '-q', *options, '-e', str(folder / 'tree'))
+    return path
+
+
+def test_an_editable_install_has_it_too(editable):
+    forced = {**ENVIRONMENT, 'CONVNEXT_BACKBONES_OPS': 'torch'}
+    code = USES_OPS + "print(sys.modules['convnext_backbones'].__file__)"
+    provider, file = run(editable, '-c', code, variables=forced).split()
+    assert provider == 'torch'
+    assert Path(file).is_relative_to(editable.parents[2] / 'tree')
+
+
+def test_its_removal_leaves_nothing(editable):
+    (site,) = editable.parents[1].glob('lib/python*/site-packages')
+    assert (site / PTH).exists()
+    run(editable, '-m', 'pip', 'uninstall', '-q', '-y', 'convnext_backbones')
+    assert [path.name for path in site.iterdir() if 'convnext' in path.name] == []
