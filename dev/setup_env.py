@@ -198,7 +198,7 @@ def install_package(venv: Venv, stack: str, torch: dict, mmcv: str) -> None:
         path.write_text(constraints(table, torch['version'], torch['requires']))
         # A fork's distributions are not those that the metadata of this package name. Its mmcv is
         # built here, without compiled ops: an isolated build has no torch to compile them for.
-        options = ['-qq', '--no-warn-conflicts', '-c', path]
+        options: list[str | Path] = ['-qq', '--no-warn-conflicts', '-c', path]
         venv.pip('install', *options, *filter(None, needs))
 
 
