@@ -1,7 +1,7 @@
 """Store what compiled mmcv computes, or compare what runs here with it.
 
-    python tests/support/make_references.py
-    python tests/support/make_references.py --compare
+    PYTHONPATH=tests python -m support.make_references
+    PYTHONPATH=tests python -m support.make_references --compare
 
 The first needs an environment with the compiled operators of mmcv, such as ``make setup OPS=mmcv``
 builds, and writes ``tests/support/references``: inputs and results of every case of
@@ -13,20 +13,10 @@ difference per operator and provider.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-
-from support import operator_cases, operator_detectors, operator_loops, stored_references  # noqa: E402
-from support.operators import (  # noqa: E402
-    Difference,
-    available_providers,
-    computed_by,
-    difference,
-)
+from support import operator_cases, operator_detectors, operator_loops, stored_references
+from support.operators import Difference, available_providers, computed_by, difference
 
 
 def main() -> None:
