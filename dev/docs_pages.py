@@ -156,17 +156,18 @@ def weights() -> str:
 
 def versions() -> str:
     """Tabulate the tested versions of both stacks."""
-    folder = ROOT / 'convnext_backbones'
-    tested = (folder / 'tested_versions.txt').read_text()
-    fork = (folder / 'tested_versions_onedl.txt').read_text()
-    version = dict(re.findall(r'^(?:# )?([\w.-]+)==(\S+)', tested, re.MULTILINE))
-    replaced = re.findall(r'^([\w.-]+)==(\S+)  # instead of ([\w.-]+)$', fork, re.MULTILINE)
-    theirs = {name: f'{own} {number}' for own, number, name in replaced}
-    names = ('python', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
-    return table(
-        ('package', 'OpenMMLab', 'OneDL'),
-        ((name, version[name], theirs.get(name, version[name])) for name in names),
-    )
+    from convnext_backbones.io import tested_versions as versions
+
+    pythons = versions.tested_pythons()
+    packages = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
+    # All tests run on the first Python, and only there with a fork.
+    columns = [['Python', *packages], [', '.join(sorted(pythons))], [pythons[0]]]
+    for column, (stack, names) in zip(columns[1:], versions.read_stacks().items(), strict=True):
+        tested = versions.read_table(versions.stack_table(stack))
+        for name in packages:
+            own = names.get(name, name)
+            column.append(tested[own] if own == name else f'{own} {tested[own]}')
+    return table(('package', 'OpenMMLab', 'OneDL'), zip(*columns, strict=True))
 
 
 # --- commands -------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import convnext_backbones
 from convnext_backbones import PUBLISHED, VARIANTS, ConvNeXt, ConvNeXtClassifier
 from convnext_backbones.config.loading import load_config
 from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.io import tested_versions
 from dev import docs_pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ LAUNCHERS = {
     'tools/slurm_train.sh': ('train', (0, 1)),
     'tools/slurm_test.sh': ('test', (0, 1)),
 }
-FOREIGN_FLAGS = {'--signal'}  # of srun
+FOREIGN_FLAGS = {'--signal', '--index-url', '--no-deps', '--target'}  # of srun, of pip
 
 of_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 
@@ -181,12 +182,24 @@ def complaint(line: str) -> str:
         run = subprocess.run(['make', '-n', *arguments], cwd=ROOT, capture_output=True, text=True)
         return run.stderr if run.returncode else ''
     if command == 'pip' and arguments[0] == 'install':
-        extra = re.fullmatch(r'\.\[(\w+)\]', arguments[1])
-        known = extra and f"'{extra[1]}':" in (ROOT / 'setup.py').read_text()
-        return '' if known else f'{line}: no such extra'
+        return pip_complaint(arguments[1:])
     if command == 'source':
         return '' if arguments == ['.venv/bin/activate'] else line
     return f'{line}: not a known command'
+
+
+def pip_complaint(arguments: list[str]) -> str:
+    """What is wrong with the arguments of ``pip install``."""
+    extras = re.findall(r"'(\w+)': [A-Z]+\b", (ROOT / 'setup.py').read_text())
+    known = {'.', 'torch', 'torchvision', 'safetensors', *(f'.[{extra}]' for extra in extras)}
+    for option in ('--no-deps', '--index-url'):
+        if option in arguments:
+            start = arguments.index(option)
+            del arguments[start : start + 1 + (option == '--index-url')]
+    unknown = [word for word in arguments if word not in known]
+    if unknown or not arguments:
+        return f'pip install: expected some of {", ".join(sorted(known))}, got {unknown}'
+    return ''
 
 
 def commands(page: Path) -> list[str]:
@@ -210,6 +223,7 @@ def test_commands_start(page):
         'tools/dist_train.sh CONFIG --resume 8',
         'make no-such-target',
         "pip install '.[absent]'",
+        'pip install --no-deps',
         'rm -rf /',
     ],
 )
@@ -338,6 +352,7 @@ def test_every_published_name_is_listed():
 
 def test_tested_versions_are_listed():
     page = filled(DOCS / 'installation.md')
+    assert f'| Python | {", ".join(sorted(tested_versions.tested_pythons()))} |' in page
     for table in (ROOT / 'convnext_backbones').glob('tested_versions*.txt'):
         for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation'):
             for version in re.findall(rf'^(?:onedl-)?{name}\w*==(\S+)', table.read_text(), re.M):
