@@ -36,12 +36,12 @@ def _python_problems(env: Environment) -> list[Finding]:
     accepted = env.accepted.get('python', '')
     if not is_within(env.python, accepted):
         reason = f'convnext_backbones needs Python {accepted}'
-    elif not is_within(env.python, f'<{TOO_NEW}'):
-        reason = f'mmengine and mmcv call pkgutil.find_loader, which Python {TOO_NEW} removed'
+    elif env.own('mmengine') == 'mmengine' and not is_within(env.python, f'<{TOO_NEW}'):
+        reason = f'mmengine calls pkgutil.find_loader, which Python {TOO_NEW} removed'
     else:
         return []
     sentence = f'Python {env.python} is not supported: {reason}.'
-    return [Finding('Python', sentence, f'python{env.tested["python"]} -m venv .venv')]
+    return [Finding('Python', sentence, f'python{env.pythons[0]} -m venv .venv')]
 
 
 def _examine(component: Component, env: Environment, failed: Collection[str]) -> Finding | None:

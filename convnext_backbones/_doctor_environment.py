@@ -30,6 +30,7 @@ from .io.tested_versions import (
     read_stacks,
     read_table,
     stack_table,
+    tested_pythons,
 )
 
 
@@ -144,7 +145,8 @@ class Environment:
         distributions: Version of each installed distribution, by normalized name.
         providers: Distributions that install each module of the stack.
         probes: Outcome by name of component.
-        tested: Tested versions of the installed stack, by normalized name, and of ``python``.
+        tested: Tested versions of the installed stack, by normalized name.
+        pythons: Tested versions of Python, as 3.11; the one to recommend first.
         names: That stack's names for OpenMMLab's distributions.
         foreign: Distributions of other stacks.
         accepted: Version ranges that this package declares, and that of ``python``.
@@ -157,6 +159,7 @@ class Environment:
     providers: Mapping[str, tuple[str, ...]]
     probes: Mapping[str, Probe]
     tested: Mapping[str, str]
+    pythons: tuple[str, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
     accepted: Mapping[str, str] = field(default_factory=dict)
@@ -186,6 +189,7 @@ def inspect() -> Environment:
         providers=providers,
         probes=run_probes({component.name: component.probe for component in COMPONENTS}),
         tested=read_table(stack_table(stack)),
+        pythons=tested_pythons(),
         names=read_stacks()[stack],
         foreign=foreign_to(stack),
         accepted=_accepted(),

@@ -35,10 +35,9 @@ class Row:
 def tabulate(env: Environment, problems: Sequence[Finding]) -> list[Row]:
     """Return the table of installed and tested versions."""
     failed = {problem.component for problem in problems}
-    tested = env.tested['python']
-    same = env.python == tested or env.python.startswith(f'{tested}.')
-    verdict = PROBLEM if 'Python' in failed else 'ok' if same else 'not the tested version'
-    rows = [Row('Python', env.python, tested, verdict)]
+    tested = '.'.join(env.python.split('.')[:2]) in env.pythons
+    verdict = PROBLEM if 'Python' in failed else 'ok' if tested else 'not a tested version'
+    rows = [Row('Python', env.python, ', '.join(sorted(env.pythons)), verdict)]
     for component in COMPONENTS:
         if component.name == 'mmcv ops':
             rows.append(_ops_row(env, failed))

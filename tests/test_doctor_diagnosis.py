@@ -9,9 +9,16 @@ import pytest
 from convnext_backbones._doctor_diagnosis import annotate, diagnose
 from convnext_backbones._doctor_environment import COMPONENTS, Environment, Probe, _accepted
 from convnext_backbones._doctor_probes import EARLY, PACKAGE
+from convnext_backbones.doctor import tabulate
+from convnext_backbones.io import tested_versions
 from convnext_backbones.io.tested_versions import PYTHON, TABLE, read_table
 
 TESTED = read_table(TABLE.read_text())
+
+
+PROBED = {component.name: Probe() for component in COMPONENTS} | {
+    'mmcv ops': Probe(facts=dict(provider='mmcv', description='', forced=False, cuda=''))
+}
 
 
 @pytest.fixture
@@ -26,6 +33,7 @@ def environment():
         providers={module: (name,) for name, module in modules.items()},
         probes=probes,
         tested=TESTED,
+        pythons=tested_versions.tested_pythons(),
         accepted={'python': '>=3.10'},
     )
 
@@ -33,20 +41,27 @@ def environment():
 def test_an_old_python_is_a_problem(environment):
     (problem,) = diagnose(replace(environment, python='3.9.18'))
     assert 'Python 3.9.18 is not supported' in problem.sentence
-    assert problem.command == f'python{TESTED["python"]} -m venv .venv'
+    assert problem.command == 'python3.11 -m venv .venv'
     # Known without the package's metadata too.
     assert _accepted()['python'] == PYTHON
 
 
 @pytest.mark.parametrize('python', ['3.10.13', '3.11.7', '3.12.1', '3.13.0'])
-def test_these_pythons_are_no_problem(environment, python):
-    assert diagnose(replace(environment, python=python)) == []
+def test_these_pythons_are_tested(environment, python):
+    env = replace(environment, python=python)
+    assert diagnose(env) == []
+    assert tabulate(replace(env, probes=PROBED), [])[0].verdict == 'ok'
 
 
 def test_a_python_without_find_loader_is_a_problem(environment):
     (problem,) = diagnose(replace(environment, python='3.14.0'))
     assert 'pkgutil.find_loader, which Python 3.14 removed' in problem.sentence
-    assert problem.command == f'python{TESTED["python"]} -m venv .venv'
+    assert problem.command == 'python3.11 -m venv .venv'
+    # The forks' mmengine does without, and nobody has tried.
+    fork = replace(
+        environment, python='3.14.0', probes=PROBED, names={'mmengine': 'onedl-mmengine'}
+    )
+    assert 'Python' not in {problem.component for problem in diagnose(fork)}
     accepted = {'python': '>=3.10,<3.14'}
     (problem,) = diagnose(replace(environment, python='3.14.0', accepted=accepted))
     assert problem.sentence.endswith('needs Python >=3.10,<3.14.')
