@@ -14,9 +14,8 @@ from torch import Tensor
 
 from .sampling import single
 
-BLOCK = (
-    96  # boxes that are compared with all others at once; their overlaps stay in the CPU's cache
-)
+CHUNK = 2048  # boxes whose overlaps with one another are listed at once
+BLOCK = 128  # boxes that are compared with all in their reach at once; this fits into the cache
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -30,27 +29,97 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """
     order = scores.sort(0, descending=True)[1]
     threshold = ctypes.c_float(iou_threshold).value
-    sides = single(boxes)[order].T.contiguous()  # 4 x N
-    alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
-    for start in range(0, len(order), BLOCK):
-        end = start + BLOCK
-        block = start + alive[start:end].nonzero()[:, 0]
-        own = sides[:, block]
-        kept = _kept_in_order(overlaps(own, own, offset) > threshold)
-        alive[block] = kept
-        rest = end + alive[end:].nonzero()[:, 0]
-        if len(rest):
-            over = overlaps(own[:, kept], sides[:, rest], offset) > threshold
-            alive[rest] = ~over.any(0)
-    return order[alive]
+    sides = single(boxes)[order].T  # 4 x N
+    sides = torch.cat([sides, _areas(sides, offset)[None]])
+    kept = []
+    left = torch.arange(len(order), device=boxes.device)
+    while len(left):
+        best, left = left[:CHUNK], left[CHUNK:]
+        own = sides[:, best]
+        best = best[_kept_in_order(len(best), *_overlapping(own, own, threshold, offset))]
+        kept.append(best)
+        if len(left):
+            others = sides[:, left]
+            alive = torch.ones(len(left), dtype=torch.bool, device=left.device)
+            alive[_overlapping(sides[:, best], others, threshold, offset)[1]] = False
+            left = left[alive]
+    return order[torch.cat(kept)] if kept else order
 
 
-def overlaps(first: Tensor, second: Tensor, offset: int) -> Tensor:
+def _overlapping(
+    first: Tensor, second: Tensor, threshold: float, offset: int
+) -> tuple[Tensor, Tensor]:
+    """Return the pairs of boxes that overlap more than a threshold.
+
+    The boxes are sorted by x1, so that each block of them is compared only with those that it can
+    reach along x. This leaves little of all pairs; of boxes that mmcv moved apart by their classes,
+    those of one class.
+
+    Args:
+        first: Of shape (5, M): x1, y1, x2, y2, area.
+        second: Of shape (5, N).
+        threshold: In IoU.
+        offset: As in :func:`nms`.
+
+    Returns:
+        Indices into ``first`` and ``second``; if these are one tensor, some pairs come in one order
+        only, some in both.
+    """
+    among = first is second
+    a, b = first[0].argsort(), second[0].argsort()
+    first, second = first[:, a], second[:, b]
+    blocks = first.split(BLOCK, 1)
+    if threshold >= 0:
+        furthest = second[2].cummax(0)[0]  # no box up to this one reaches further
+        low = torch.stack([block[0].min() - offset for block in blocks])
+        low = low.nan_to_num(-torch.inf)  # a box that is not a number hides no other one
+        high = torch.stack([block[2].max() + offset for block in blocks])
+        starts = torch.searchsorted(furthest, low).tolist()
+        if among:  # each pair once is enough
+            starts = [number * BLOCK for number in range(len(blocks))]
+        ends = torch.searchsorted(second[0].contiguous(), high, right=True).tolist()
+    else:  # boxes that do not touch exceed it, too
+        starts, ends = [0] * len(blocks), [second.shape[1]] * len(blocks)
+    pairs = []
+    for number, (block, start, end) in enumerate(zip(blocks, starts, ends, strict=True)):
+        if start < end:
+            over = _overlaps(block, second[:, start:end], offset) > threshold
+            i, j = over.nonzero(as_tuple=True)
+            pairs.append((a[i + number * BLOCK], b[j + start]))
+    if not pairs:
+        return a[:0], b[:0]
+    firsts, seconds = zip(*pairs, strict=True)
+    return torch.cat(firsts), torch.cat(seconds)
+
+
+def _kept_in_order(count: int, first: Tensor, second: Tensor) -> Tensor:
+    """Return which boxes stay, if each that stays suppresses those after it that it overlaps.
+
+    Whether box i stays depends on the boxes before it alone. So if all decisions are made again
+    from the previous ones, that of box i is final after i rounds at most, usually after a few.
+
+    Args:
+        count: Number of boxes, best first.
+        first: Indices of boxes that overlap others.
+        second: Indices of those, before or after them.
+    """
+    first, second = torch.minimum(first, second), torch.maximum(first, second)
+    others = first != second
+    first, second = first[others], second[others]
+    kept = torch.ones(count, dtype=torch.bool, device=first.device)
+    while True:
+        previous, kept = kept, torch.ones_like(kept)
+        kept[second[previous[first]]] = False
+        if torch.equal(previous, kept):
+            return kept
+
+
+def _overlaps(first: Tensor, second: Tensor, offset: int) -> Tensor:
     """Return the intersections over unions of all pairs.
 
     Args:
-        first: Of shape (4, M): x1, y1, x2, y2.
-        second: Of shape (4, N).
+        first: Of shape (5, M): x1, y1, x2, y2, area.
+        second: Of shape (5, N).
         offset: As in :func:`nms`.
 
     Returns:
@@ -62,29 +131,11 @@ def overlaps(first: Tensor, second: Tensor, offset: int) -> Tensor:
     if offset:
         width, height = width.add_(offset), height.add_(offset)
     intersection = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    union = (_areas(first, offset) + _areas(second, offset)).sub_(intersection)
-    return intersection.div_(union)
+    return intersection.div_((first[4] + second[4]).sub_(intersection))
 
 
 def _areas(sides: Tensor, offset: int) -> Tensor:
     return (sides[2] - sides[0] + offset) * (sides[3] - sides[1] + offset)
-
-
-def _kept_in_order(over: Tensor) -> Tensor:
-    """Return which of n boxes stay, if each that stays suppresses those after it.
-
-    Whether box i stays depends on the boxes before it alone. So if all decisions are made again
-    from the previous ones, that of box i is final after i rounds at most, usually after a few.
-
-    Args:
-        over: Of shape (n, n): whether a pair overlaps.
-    """
-    over = over.triu(1)
-    kept = torch.ones(len(over), dtype=torch.bool, device=over.device)
-    while True:
-        previous, kept = kept, ~(over & kept[:, None]).any(0)
-        if torch.equal(previous, kept):
-            return kept
 
 
 def softnms(

@@ -63,7 +63,7 @@ def _convolve(
     kernel, size = weight.shape[2:], offset.shape[1:]
     groups, positions = geometry.offset_groups, kernel[0] * kernel[1]
     # Everything below is of shape (H', W', K, offset groups).
-    moves = offset.view(groups, positions, 2, *size).permute(2, 3, 4, 1, 0)
+    moves = offset.reshape(groups, positions, 2, *size).permute(2, 3, 4, 1, 0)
     places = []
     for axis in range(2):
         start = torch.arange(size[axis], device=image.device) * geometry.stride[axis]
@@ -81,12 +81,12 @@ def _convolve(
     index = index + torch.arange(groups, device=image.device)[:, None, None]
     share = weights_y[..., None] * weights_x[..., None, :]
     if mask is not None:
-        share = share * mask.view(groups, positions, *size).permute(2, 3, 1, 0)[..., None, None]
+        share = share * mask.reshape(groups, positions, *size).permute(2, 3, 1, 0)[..., None, None]
     table = image.permute(1, 2, 0).reshape(-1, channels // groups)
     columns = weighted_sums(table, index.view(-1, 4), share.reshape(-1, 4))
     columns = columns.view(size[0] * size[1], positions, geometry.groups, -1)
     columns = columns.permute(2, 0, 1, 3).flatten(2)  # groups x (H' * W') x (K * channels of one)
-    kernels = weight.view(geometry.groups, -1, weight.shape[1], positions)
+    kernels = weight.reshape(geometry.groups, -1, weight.shape[1], positions)
     out = torch.bmm(columns, kernels.permute(0, 3, 2, 1).flatten(1, 2))
     return out.transpose(1, 2).reshape(-1, *size)
 

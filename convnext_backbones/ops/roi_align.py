@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .sampling import clamped_neighbors, maps_of, rows_of, single, spread, weighted_sums
+from .sampling import Entries, clamped_neighbors, maps_of, rows_of, single, weighted_sums
 
 LARGEST_PART = 1 << 22  # entries of the sums that are prepared at once: 50 MB
 
@@ -32,6 +32,11 @@ class Grid(NamedTuple):
     spatial_scale: float
     sampling_ratio: int
     aligned: bool
+
+    @property
+    def dense(self) -> bool:
+        """Whether the samples of a bin are at most a cell apart."""
+        return self.sampling_ratio <= 0
 
     def samples(self, rois: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the samples of RoIs, those with as many samples in a bin together.
@@ -52,7 +57,7 @@ class Grid(NamedTuple):
         if self.sampling_ratio > 0:
             counts = torch.full_like(bins, self.sampling_ratio, dtype=torch.long)
         else:
-            counts = bins.ceil().long().clamp(min=0)
+            counts = bins.ceil().nan_to_num(0, posinf=0).long().clamp(min=0)
         starts = torch.stack([y1, x1], 1)
         for count in counts.unique(dim=0):
             some = (counts == count).all(1).nonzero()[:, 0]
@@ -87,47 +92,68 @@ def roi_align(maps: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     table = rows_of(maps)
     out = maps.new_empty(len(rois), *grid.output_size, maps.shape[1])
     for some, y, x in grid.samples(rois):
-        index, weight = _mean(*_samples(rois[some, 0], y, x, maps.shape))
-        out[some] = weighted_sums(table, index, weight).view(-1, *out.shape[1:])
+        index, weight = _means(rois[some, 0], y, x, maps.shape, grid.dense)
+        out[some] = weighted_sums(table, index, weight).view(len(some), *out.shape[1:])
     return out.permute(0, 3, 1, 2)
 
 
 def roi_align_gradient(gradient: Tensor, rois: Tensor, grid: Grid, shape: torch.Size) -> Tensor:
     """Return the gradient of :func:`roi_align` for maps of a shape, from that for its bins."""
-    bins = gradient.permute(0, 2, 3, 1)
-    total = gradient.new_zeros(shape[0] * shape[2] * shape[3], shape[1])
+    bins = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+    numbers = torch.arange(len(bins), device=bins.device).view(len(rois), -1)
+    entries = Entries(bins, shape[0] * shape[2] * shape[3])
     for some, y, x in grid.samples(rois):
-        index, weight = _mean(*_samples(rois[some, 0], y, x, shape))
-        total += spread(bins[some].flatten(0, 2), index, weight, len(total))
-    return maps_of(total, shape)
+        entries.add(numbers[some].flatten(), *_means(rois[some, 0], y, x, shape, grid.dense))
+    return maps_of(entries.spread(), shape)
 
 
-def _samples(images: Tensor, y: Tensor, x: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Return the rows around the samples of k RoIs, and their weights.
+def _means(
+    images: Tensor, y: Tensor, x: Tensor, shape: torch.Size, dense: bool
+) -> tuple[Tensor, Tensor]:
+    """Return rows of the maps, and weights, whose sums are the means of the bins of k RoIs.
 
     Args:
         images: Index of the image of each RoI.
-        y: Positions of shape (k, bins, samples in a bin), from :meth:`Grid.samples`.
+        y: Positions of the samples, of shape (k, bins, samples), from :meth:`Grid.samples`.
         x: Likewise, along the other axis.
         shape: (N, C, H, W), that of the maps.
+        dense: Whether samples are at most a cell apart.
 
     Returns:
-        Of shape (k, bins, bins', samples, 2, samples', 2): the last axes are those of a bin.
+        Of shape (k * bins * bins', rows of a bin).
     """
     height, width = shape[2:]
-    cells_y, weights_y = clamped_neighbors(y, height)
-    cells_x, weights_x = clamped_neighbors(x, width)
-    first = images.long()[:, None, None, None] * (height * width) + cells_y * width
-    index = first[:, :, None, :, :, None, None] + cells_x[:, None, :, None, None]
-    weight = weights_y[:, :, None, :, :, None, None] * weights_x[:, None, :, None, None]
-    return index, weight
+    cells_y, weights_y = _axis_means(y, height, dense)
+    cells_x, weights_x = _axis_means(x, width, dense)
+    first = images.long()[:, None, None] * (height * width) + cells_y * width
+    index = first[:, :, None, :, None] + cells_x[:, None, :, None]
+    weight = weights_y[:, :, None, :, None] * weights_x[:, None, :, None]
+    return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
 
 
-def _mean(index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows and weights of the mean of each bin, of shape (bins in all, rows)."""
-    samples = max(1, index.shape[3] * index.shape[5])
-    bins = math.prod(index.shape[:3])
-    return index.reshape(bins, -1), weight.reshape(bins, -1) / samples
+def _axis_means(positions: Tensor, size: int, dense: bool) -> tuple[Tensor, Tensor]:
+    """Return cells and weights whose sums are the means of samples along one axis.
+
+    Args:
+        positions: Of shape (k, bins, samples), increasing.
+        size: Cells along the axis.
+        dense: Whether samples are at most a cell apart. They then share cells, whose weights are
+            added up: s samples lie on s + 1 cells.
+
+    Returns:
+        Of shape (k, bins, cells).
+    """
+    count = positions.shape[2]
+    cells, weights = (part.flatten(2) for part in clamped_neighbors(positions, size))
+    weights = weights / max(count, 1)
+    if not dense or count < 2:
+        return cells, weights
+    first = cells[..., :1]
+    # Rounding may put the last sample onto the next cell, with a weight of no importance.
+    places = (cells - first).clamp(0, count)
+    shared = weights.new_zeros(*cells.shape[:2], count + 1).scatter_add_(2, places, weights)
+    cells = first + torch.arange(count + 1, device=cells.device)
+    return cells.clamp(max=size - 1), shared
 
 
 def roi_align_largest(maps: Tensor, rois: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,17 +174,37 @@ def roi_align_largest(maps: Tensor, rois: Tensor, grid: Grid) -> tuple[Tensor, T
     for some, y, x in grid.samples(rois):
         if not (y.numel() and x.numel()):
             continue
-        index, weight = _samples(rois[some, 0], y, x, maps.shape)
+        index, weight = _corners(rois[some, 0], y, x, maps.shape)
         down, across = (torch.arange(size, device=maps.device) for size in grid.output_size)
         for i, roi in enumerate(some):  # one at a time: there are as many values as samples
-            corners = (part[i].transpose(3, 4).reshape(-1, 4) for part in (index, weight))
-            samples = weighted_sums(table, *corners).view(*bins[1:3], -1, bins[3])
+            samples = weighted_sums(table, index[i], weight[i]).view(*bins[1:3], -1, bins[3])
             values[roi], place = samples.max(2)
             y_place = place.div(x.shape[2], rounding_mode='floor')
             rows[roi] = y[i][down[:, None, None], y_place]
             columns[roi] = x[i][across[:, None], place % x.shape[2]]
     values, rows, columns = (part.permute(0, 3, 1, 2) for part in (values, rows, columns))
     return values, rows, columns
+
+
+def _corners(images: Tensor, y: Tensor, x: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return the four rows around each sample, and their weights.
+
+    Args:
+        images: As in :func:`_means`.
+        y: As in :func:`_means`.
+        x: As in :func:`_means`.
+        shape: As in :func:`_means`.
+
+    Returns:
+        Of shape (k, bins * bins' * samples * samples', 4).
+    """
+    height, width = shape[2:]
+    cells_y, weights_y = clamped_neighbors(y, height)
+    cells_x, weights_x = clamped_neighbors(x, width)
+    first = images.long()[:, None, None, None] * (height * width) + cells_y * width
+    index = first[:, :, None, :, None, :, None] + cells_x[:, None, :, None, :, None]
+    weight = weights_y[:, :, None, :, None, :, None] * weights_x[:, None, :, None, :, None]
+    return index.reshape(len(images), -1, 4), weight.reshape(len(images), -1, 4)
 
 
 def roi_align_largest_gradient(
@@ -181,9 +227,10 @@ def roi_align_largest_gradient(
     index = first[..., None] * width + cells_x[..., None, :]
     weight = weights_y[..., None] * weights_x[..., None, :]
     weight = weight * ((rows != -1) | (columns != -1))[..., None, None]  # bins without samples
-    return spread(
-        gradient.reshape(-1, 1), index.reshape(-1, 4), weight.reshape(-1, 4), math.prod(shape)
-    ).view(shape)
+    entries = Entries(gradient.reshape(-1, 1), math.prod(shape))
+    numbers = torch.arange(gradient.numel(), device=gradient.device)
+    entries.add(numbers, index.reshape(-1, 4), weight.reshape(-1, 4))
+    return entries.spread().view(shape)
 
 
 # --- by the names and arguments of mmcv's extension -----------------------------------------

@@ -44,33 +44,66 @@ def weighted_sums(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(index, rows, per_sample_weights=weight, mode='sum')
 
 
-def spread(sums: Tensor, index: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Return the gradient of :func:`weighted_sums` for its rows, from that for its sums.
+class Entries:
+    """The entries of weighted sums, for the gradient of their rows.
 
-    The entries are sorted by row, and each row is a weighted sum in its turn: in parallel, without
-    atomic additions, and so in the same order every time.
+    They are sorted by row, and each row is a weighted sum in its turn: in parallel, without atomic
+    additions, and so in the same order every time.
 
     Args:
-        sums: Gradients of shape (B, C).
-        index: Of shape (B, S).
-        weight: Of shape (B, S).
+        sums: Gradients of the sums, of shape (B, C).
         count: Number of rows, R.
-
-    Returns:
-        Of shape (R, C).
     """
-    if not index.numel():
-        return sums.new_zeros(count, sums.shape[1])
-    row, order = index.flatten().sort(stable=True)
-    starts = torch.searchsorted(row, torch.arange(count + 1, device=row.device))
-    return F.embedding_bag(
-        order.div(index.shape[1], rounding_mode='floor'),
-        sums,
-        starts,
-        per_sample_weights=weight.flatten()[order],
-        mode='sum',
-        include_last_offset=True,
-    )
+
+    LARGEST = 1 << 23  # entries to keep until they are added up: 160 MB
+
+    def __init__(self, sums: Tensor, count: int) -> None:
+        self.sums, self.count = sums, count
+        self.total: Tensor | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.parts: tuple[list[Tensor], ...] = ([], [], [])
+        self.size = 0
+
+    def add(self, numbers: Tensor, index: Tensor, weight: Tensor) -> None:
+        """Add the entries of b of the sums.
+
+        Args:
+            numbers: Which sums, of shape (b,).
+            index: Rows of each, of shape (b, S).
+            weight: Of shape (b, S).
+        """
+        entries = numbers[:, None].expand_as(index), index, weight
+        for part, entry in zip(self.parts, entries, strict=True):
+            part.append(entry.reshape(-1))
+        self.size += index.numel()
+        if self.size > self.LARGEST:
+            self._add_up()
+
+    def spread(self) -> Tensor:
+        """Return the gradients of the rows, of shape (R, C)."""
+        self._add_up()
+        if self.total is None:
+            return self.sums.new_zeros(self.count, self.sums.shape[1])
+        return self.total
+
+    def _add_up(self) -> None:
+        if not self.size:
+            return
+        numbers, index, weight = (torch.cat(part) for part in self.parts)
+        self._forget()
+        row, order = index.sort(stable=True)
+        starts = torch.searchsorted(row, torch.arange(self.count + 1, device=row.device))
+        total = F.embedding_bag(
+            numbers[order],
+            self.sums.contiguous(),
+            starts,
+            per_sample_weights=weight[order],
+            mode='sum',
+            include_last_offset=True,
+        )
+        self.total = total if self.total is None else self.total.add_(total)
 
 
 def clamped_neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -87,7 +120,7 @@ def clamped_neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """
     inside = (position >= -1) & (position <= size)
     position = position.clamp(0, size - 1)
-    low = position.detach().long()
+    low = position.detach().nan_to_num(0).long()
     share = position - low  # of the cell after `low`
     cells = torch.stack([low, (low + 1).clamp(max=size - 1)], -1)
     weights = torch.stack([1 - share, share], -1)
@@ -97,7 +130,8 @@ def clamped_neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def padded_neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return the two cells around positions on an axis, as convolutions take them, and weights.
 
-    Cells outside the map are zeros; positions are not limited.
+    Cells outside the map are zeros; positions are not limited. A position of exactly -1, like any
+    before it, has no gradient, as in mmcv.
 
     Args:
         position: Of any shape, in cells.
@@ -110,5 +144,5 @@ def padded_neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     share = position - low
     cells = torch.stack([low, low + 1], -1)
     weights = torch.stack([1 - share, share], -1)
-    inside = (cells >= 0) & (cells < size)
-    return cells.clamp(0, size - 1).long(), weights * inside
+    inside = (cells >= 0) & (cells < size) & (position > -1)[..., None]
+    return cells.where(inside, 0).long(), weights * inside
