@@ -73,7 +73,7 @@ handler.emit = records.append
 logging.getLogger('convnext_backbones').addHandler(handler)
 logging.getLogger('convnext_backbones').setLevel('INFO')
 
-import mmdet.structures
+import mmdet.structures.mask
 assert len(records) == 1, records
 print(records[0].getMessage())
 

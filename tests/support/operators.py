@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
-import mmcv.ops
+import mmcv
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, to
 
 @cache
 def _module_or_reason(provider: str) -> ModuleType | str:
+    import_module('mmcv.ops')  # not at the top: the package, which is below, has the finder
     served = sys.modules[providers.EXTENSION]
     if providers.provider_of(served) == provider:
         return served  # compiled code is loaded once
