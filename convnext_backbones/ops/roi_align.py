@@ -100,7 +100,9 @@ def roi_align(maps: Tensor, rois: Tensor, grid: Grid) -> Tensor:
 def roi_align_gradient(gradient: Tensor, rois: Tensor, grid: Grid, shape: torch.Size) -> Tensor:
     """Return the gradient of :func:`roi_align` for maps of a shape, from that for its bins."""
     bins = gradient.permute(0, 2, 3, 1).flatten(0, 2)
-    numbers = torch.arange(len(bins), device=bins.device).view(len(rois), -1)
+    numbers = torch.arange(len(bins), device=bins.device).view(
+        len(rois), math.prod(grid.output_size)
+    )
     entries = Entries(bins, shape[0] * shape[2] * shape[3])
     for some, y, x in grid.samples(rois):
         entries.add(numbers[some].flatten(), *_means(rois[some, 0], y, x, shape, grid.dense))
