@@ -96,7 +96,12 @@ def test_a_torch_outside_of_the_range_is_a_problem(environment):
 
 
 def test_there_are_no_notes_where_the_ops_do_not_load(environment):
-    assert annotate(environment) == []
+    facts = dict(provider='torch', description='torch', early=False, broken=['mmcv is broken'])
+    ops = {'mmcv ops': Probe(facts=facts)}
+    env = replace(environment, probes={**environment.probes, **ops})
+    assert [note.component for note in annotate(env)] == ['mmcv ops', 'mmcv ops']
+    ops = {'mmcv ops': Probe('ImportError: x', facts)}
+    assert annotate(replace(environment, probes={**environment.probes, **ops})) == []
 
 
 def test_the_finder_at_start_up_is_recognized_by_its_name():
