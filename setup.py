@@ -37,9 +37,12 @@ def bounded(name: str, least: str = '') -> str:
 # Their own releases seldom break what we use, and mmengine asks for most of them too: no upper
 # bound. OpenCV is left to mmengine, as its forks name different distributions.
 STABLE = ['filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
+# mmengine imports pkg_resources without declaring it: new releases of setuptools have none, and the
+# environments of Python 3.12 and newer begin without setuptools.
+MMENGINE = [bounded('mmengine', '>=0.10.4,'), bounded('setuptools')]
 # Backbone, checkpoints and inference were tested with torch 2.6.0 as well as with the tested
 # version; beside its peers the backbone is also compared and measured with torch 2.14.1.
-CORE = ['torch>=2.6,<2.15', bounded('mmengine', '>=0.10.4,'), bounded('safetensors'), *STABLE]
+CORE = ['torch>=2.6,<2.15', *MMENGINE, bounded('safetensors'), *STABLE]
 MMCV = bounded('mmcv-lite', '>=2.1,')
 DET = [MMCV, bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 # mmsegmentation imports ftfy and regex without declaring them.

@@ -118,6 +118,7 @@ def test_the_metadata(metadata):
         'torch',
         'mmengine',
         'safetensors',
+        'setuptools',  # for mmengine
         *STABLE,
     }
     extras = {extra for extra in metadata.get_all('Provides-Extra') if extra != 'fast'}
