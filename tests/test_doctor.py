@@ -419,6 +419,7 @@ def test_notes_stand_below_the_verdict(healthy):
     command = f'    {healthy.python} -m pip uninstall -y mmcv && {healthy.python} -m pip {MMCV}'
     assert text.splitlines()[1] == command
     assert re.search(EARLY_NOTE, text.splitlines()[3])
+    assert len(text.splitlines()) == 4, 'a note without a command has no line for it'
 
 
 # --- forks of the stack ---------------------------------------------------------------------
