@@ -4,6 +4,7 @@
     python tools/benchmark.py backbone --training --shape 512 512 --batch 2
     python tools/benchmark.py model configs/mask_rcnn_convnext_t.py --shape 800 1280
     python tools/benchmark.py sweep --over pixels --contenders timm 'ours optimized'
+    python tools/benchmark.py operators                           # mmcv's, by provider
     python tools/benchmark.py gemm                                # what the machine can do
 
 Peers that are not installed are named and skipped. Columns: ``ratio`` is a contender's time over
@@ -21,6 +22,7 @@ from functools import partial
 
 from convnext_backbones.benchmark.case import Case
 from convnext_backbones.benchmark.command import race_flags, report_files, run_command
+from convnext_backbones.benchmark.operators import providers_text, race_providers
 from convnext_backbones.benchmark.report import (
     draw_bars,
     draw_sweep,
@@ -37,6 +39,7 @@ from convnext_backbones.benchmark.sweep import (
     sweep,
 )
 from convnext_backbones.benchmark.whole_models import read_config
+from convnext_backbones.io.files import write_atomically
 from convnext_backbones.models.variants import VARIANTS, resolve_variant
 from convnext_backbones.weights.names import variant_name
 
@@ -62,6 +65,14 @@ def run_gemm(args: argparse.Namespace, header: dict[str, str], options: RaceOpti
             f'{dtype}: 1x1 convolution {rates["conv"] / 1e9:.1f} GFLOP/s, '
             f'torch.mm {rates["mm"] / 1e9:.1f} GFLOP/s'
         )
+
+
+def run_operators(args: argparse.Namespace, header: dict[str, str], options: RaceOptions) -> None:
+    """Run the command ``operators``."""
+    results = race_providers(args.threads, options)
+    print(providers_text(results))
+    if args.markdown:
+        write_atomically(args.markdown, f'{providers_text(results, markdown=True)}\n'.encode())
 
 
 def make_case(args: argparse.Namespace) -> Case:
@@ -108,6 +119,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command = commands.add_parser('sweep', parents=parents, help='times over sizes')
     command.add_argument('--over', choices=SWEEPS, required=True)
     command.set_defaults(run=run_sweep)
+    command = commands.add_parser('operators', parents=[common], help="mmcv's, by provider")
+    command.set_defaults(run=run_operators)
     command = commands.add_parser('gemm', parents=parents, help='the ceiling of the machine')
     command.set_defaults(run=run_gemm)
     return parser.parse_args(argv)

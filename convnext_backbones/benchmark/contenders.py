@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from ..engine.build import build_on_meta
 from ..models.convnext import ConvNeXt
+from ..ops.providers import PROVIDERS
 from .case import INPUT, REFERENCE, WEIGHTS, Case, randomize
 from .complexity import build_classifier
 from .counting import count_parts
@@ -80,6 +81,11 @@ def list_contenders(case: Case, folder: Path) -> dict[str, Contender]:
     listed = {name: Contender(name, build, dtype=_dtype(name)) for name, build in peers.items()}
     for name, build in ours.items():
         listed[name] = Contender(name, build, ours=True, dtype=_dtype(name))
+    if case.config is not None:
+        for provider in PROVIDERS:
+            name, build = f'operators of {provider}', partial(whole_model, case, folder)
+            build = partial(build, operators=provider)
+            listed[name] = Contender(name, build, ours=True, optional=True)
     return listed
 
 

@@ -78,7 +78,7 @@ def select_contenders(
         ValueError: A name is unknown.
     """
     if not names:
-        return [one for one in available.values() if one.dtype == dtype]
+        return [one for one in available.values() if one.dtype == dtype and not one.optional]
     for name in names:
         if name not in available:
             close = difflib.get_close_matches(name, available, n=1)

@@ -7,6 +7,7 @@ image as a whole.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..config.loading import load_config
 from ..engine.build import build_on_meta
 from ..engine.hardware import adapt_to_hardware
 from ..io.mmengine_patches import read_files_safely
+from ..ops.providers import VARIABLE
 from ..weights.layouts import LAYOUTS
 from ..weights.names import export
 from .case import INPUT, WEIGHTS, Case, State, largest_difference, randomize
@@ -94,6 +96,7 @@ def whole_model(
     backbone: str = 'ours',
     optimized: bool = False,
     dtype: torch.dtype | None = None,
+    operators: str = '',
 ) -> Prepared:
     """Prepare ``test_step`` of a detector or a segmentor.
 
@@ -103,7 +106,10 @@ def whole_model(
         backbone: ``ours``, ``mmpretrain``, or ``swin``, which has random weights of its own.
         optimized: Whether to use our form for inference.
         dtype: Data type of that form.
+        operators: Provider of mmcv's operators; the best one by default.
     """
+    if operators:
+        os.environ[VARIABLE] = operators
     assert case.config is not None
     cfg = read_config(case.config)
     state = load_file(folder / WEIGHTS)

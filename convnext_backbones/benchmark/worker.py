@@ -52,12 +52,14 @@ class Contender:
         ours: Whether it belongs to this package.
         dtype: What it computes in, ``fp32`` or ``bf16``; selects the ceiling that it is compared
             with.
+        optional: Whether it takes part only where it is named.
     """
 
     name: str
     build: Callable[[], Prepared]
     ours: bool = False
     dtype: str = 'fp32'
+    optional: bool = False
 
 
 class ContenderError(Exception):

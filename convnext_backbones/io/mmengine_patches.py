@@ -1,6 +1,7 @@
 """Every change that this package makes to mmengine, torch or the registries beyond its own objects.
 
-Importing the package registers its own types and calls :func:`allow_mmengine_types`, nothing else.
+Importing the package registers its own types, calls :func:`allow_mmengine_types`, and answers
+mmcv's import of its compiled operators (``ops.finder``); nothing else.
 Reading a config changes nothing. The other changes begin when a Runner, a model or a dataset is
 built: their callers are in ``engine``, ``checks``, ``evaluation``, ``benchmark`` and ``tools``.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner
 
+from ..ops.providers import serving
 from ..version import __version__
 
 CPU_TABLE = Path('/proc/cpuinfo')  # Linux only
@@ -28,7 +29,8 @@ def describe_environment(runner: Runner) -> dict:
         runner: A runner whose training is about to start.
 
     Returns:
-        Start time, command line, seed, first step, and groups of versions, hardware and git state.
+        Start time, command line, seed, first step, and groups of versions, hardware and git
+        state; who computes mmcv's operators.
     """
     modules = ('numpy', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
     versions = {name: getattr(sys.modules.get(name), '__version__', None) for name in modules}
@@ -39,6 +41,7 @@ def describe_environment(runner: Runner) -> dict:
         seed=runner.seed,
         first_step=runner.iter,
         versions=dict(python=platform.python_version(), convnext_backbones=__version__, **versions),
+        operators=serving(),
         hardware=dict(
             gpus=[torch.cuda.get_device_name(device) for device in devices],
             cpu=cpu_name(),

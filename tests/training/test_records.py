@@ -20,6 +20,7 @@ from support.miniatures import leave_configs_unformatted, make_data, miniature
 from torch import nn
 from torch.utils.data import Dataset
 
+from convnext_backbones.ops.providers import serving
 from convnext_backbones.reports import curves
 from convnext_backbones.reports.curves import draw_results
 from convnext_backbones.reports.results_table import ResultsTable
@@ -182,6 +183,7 @@ def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
     environment = json.loads((work_dir / 'environment.json').read_text())
     assert environment['seed'] == 3 and environment['first_step'] == 0
     assert environment['versions']['torch'] == torch.__version__
+    assert environment['operators'] == serving()
     assert environment['hardware']['threads'] == torch.get_num_threads()
     assert environment['hardware']['processes'] == 1
     assert environment['command'] == 'train.py toy.py'
