@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from support.operator_checks import check_determinism, check_layouts
 from support.operators import TOLERANCES, difference
 
+# Of mmcv's Python.
+pytestmark = pytest.mark.filterwarnings('ignore:This overload of addmm')
 SHAPES = [(3, 3), (1, 1), (5, 3)]
 
 

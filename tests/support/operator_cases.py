@@ -180,11 +180,18 @@ def regions() -> Tensors:
 
 def inverted() -> Tensors:
     rois = torch.tensor([[0, 8.0, 7, 3, 2], [1, 5, 5, 5, 5], [0, 2, 9, 8, 4]])
-    return {**regions(), 'rois': rois}
+    return dict(features=regions()['features'][:, :1], rois=rois)
+
+
+def edges() -> Tensors:
+    """Regions whose only sample lies a pixel outside, where there are values, or further."""
+    rois = [[0, -2, 3, 0, 5], [0, 11, 3, 13, 5], [0, 3, -2, 5, 0], [1, 3, 9, 5, 11]]
+    rois += [[0, -2.25, 3, 0, 5], [0, 11, 3, 13.25, 5], [0, 3, -2.25, 5, 0], [1, 3, 9, 5, 11.25]]
+    return dict(features=regions()['features'][:, :1], rois=torch.tensor(rois))
 
 
 def no_regions() -> Tensors:
-    return {**regions(), 'rois': torch.zeros(0, 5)}
+    return dict(features=regions()['features'][:, :1], rois=torch.zeros(0, 5))
 
 
 def roi_align(features, rois, **options):
@@ -203,6 +210,8 @@ def region_cases() -> Iterator[Case]:
         dict(output_size=1, spatial_scale=1.0, sampling_ratio=3),
     ):
         yield Case('roi_align', 'regions', *titled(roi_align, **options))
+    options = dict(output_size=1, spatial_scale=1.0, sampling_ratio=1, aligned=False)
+    yield Case('roi_align', 'edges', *titled(roi_align, **options))
     for ratio, aligned in ((0, True), (2, False)):
         options = dict(output_size=2, spatial_scale=0.5, sampling_ratio=ratio, aligned=aligned)
         yield Case('roi_align', 'regions', *titled(roi_align, **options, pool_mode='max'))
@@ -315,6 +324,7 @@ SCENES: dict[str, Callable[[], Tensors]] = {
     'pairs': lambda: dict(bboxes1=crowd('pairs', 12), bboxes2=crowd('of pairs', 12)),
     'no pairs': lambda: dict(bboxes1=torch.zeros(0, 4), bboxes2=crowd('no pairs', 3)),
     'regions': regions,
+    'edges': edges,
     'inverted': inverted,
     'no regions': no_regions,
     'offsets': partial(deformed, 1.5),
