@@ -68,14 +68,18 @@ def differences(provider: str) -> Iterator[tuple[str, str, Difference]]:
         pairs = case.run(stored_references.inputs(case)), stored_references.outputs(case)
         yield case.operator, str(case.dtype)[6:], largest(*pairs)
     for case in operator_detectors.CASES:
-        yield case.name, 'float32', largest(case.run(), case.expected())
+        actual, expected = case.run(), case.expected()
+        masks = operator_detectors.share_of_pixels(actual.pop('masks'), expected['masks'])
+        yield case.name, 'float32', largest(actual, expected)
+        yield f'{case.name}: share of mask pixels', 'bool', Difference(masks, masks)
     if provider != 'mmcv':
         for case in operator_loops.CASES:
             yield f'{case.operator} (loop)', 'float64', largest(case.run(), case.expected())
 
 
 def largest(actual: dict, expected: dict) -> Difference:
-    found = [difference(actual[name], expected[name]) for name in expected]
+    """Return the largest differences among results of the same names."""
+    found = [difference(tensor, expected[name]) for name, tensor in actual.items()]
     return Difference(*map(max, zip(*found, strict=True)))
 
 

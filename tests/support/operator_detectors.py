@@ -149,6 +149,11 @@ def detections(model: nn.Module) -> dict[str, Tensor]:
     )
 
 
+def share_of_pixels(actual: Tensor, expected: Tensor) -> float:
+    """The share of pixels in which packed masks differ."""
+    return np.unpackbits(np.bitwise_xor(actual.numpy(), expected.numpy())).mean().item()
+
+
 def training() -> dict[str, Tensor]:
     """The losses of a short training, its weights, and what the trained detector finds."""
     model = detector('mask_rcnn').train()
