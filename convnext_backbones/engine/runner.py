@@ -8,13 +8,14 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from ..config.errors import config_errors
 from ..io.mmengine_patches import read_files_safely, write_checkpoints_atomically
+from ..ops.providers import serving, serving_description
 from .hardware import adapt_to_hardware
 from .processes import join_over_gloo
 
 
 @config_errors()
 def build_runner(cfg: Config) -> Runner | FlexibleRunner:
-    """Return the Runner for ``cfg`` on this machine, and log what had to be replaced.
+    """Return the Runner for ``cfg`` on this machine, and log what it runs on.
 
     If ``cfg`` has a ``strategy`` and there are several processes, it is mmengine's FlexibleRunner,
     which alone supports strategies. From here on, in the whole process, checkpoints are read
@@ -40,6 +41,8 @@ def build_runner(cfg: Config) -> Runner | FlexibleRunner:
     runner_type = FlexibleRunner if 'strategy' in cfg and cfg.launcher != 'none' else Runner
     runner = runner_type.from_cfg(cfg)
     runner.register_hook(DataRootHook())
+    if serving():
+        runner.logger.info(f"mmcv's operators are computed by {serving_description()}.")
     if changes:
         runner.logger.info(f'No GPU on this machine: {"; ".join(changes)}.')
     return runner

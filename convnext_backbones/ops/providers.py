@@ -73,6 +73,12 @@ def serving() -> str:
     return provider_of(module) if module else ''
 
 
+def serving_description() -> str:
+    """Return the provider of this process with its version; empty before its choice."""
+    module = sys.modules.get(EXTENSION)
+    return describe(module) if module else ''
+
+
 def provider_of(module: ModuleType) -> str:
     """Return the name of the provider behind a module that serves as ``mmcv._ext``."""
     return module.provider if isinstance(module, StandIn) else 'mmcv'

@@ -124,6 +124,7 @@ def test_training_says_what_it_does(trained):
     if not torch.cuda.is_available():
         sync_bn = 'SyncBN became BN; ' if trained.case.task == 'seg' else ''
         assert f'No GPU on this machine: {sync_bn}mixed precision is off.' in trained.log
+        assert trained.log.count("mmcv's operators are computed by") == 1
     losses = [float(loss) for loss in re.findall(r' loss: ([\d.]+)', trained.log)]
     assert len(losses) == 8 and np.isfinite(losses).all()
 
