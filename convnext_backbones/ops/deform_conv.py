@@ -60,20 +60,10 @@ def _convolve(
 ) -> Tensor:
     """Return the convolution of an image of shape (C, H, W), without bias."""
     channels, height, width = image.shape
-    kernel, size = weight.shape[2:], offset.shape[1:]
-    groups, positions = geometry.offset_groups, kernel[0] * kernel[1]
+    size, groups = offset.shape[1:], geometry.offset_groups
     # Everything below is of shape (H', W', K, offset groups).
-    moves = offset.reshape(groups, positions, 2, *size).permute(2, 3, 4, 1, 0)
-    places = []
-    for axis in range(2):
-        start = torch.arange(size[axis], device=image.device) * geometry.stride[axis]
-        inner = torch.arange(kernel[axis], device=image.device) * geometry.dilation[axis]
-        place = (start[:, None] + inner - geometry.padding[axis]).to(image.dtype)
-        places.append(place.view(*((-1, 1, kernel[0], 1) if axis == 0 else (1, -1, 1, kernel[1]))))
-    y, x = (
-        place.expand(*size, *kernel).reshape(*size, positions, 1) + move
-        for place, move in zip(places, moves, strict=True)
-    )
+    y, x = (part.permute(2, 3, 1, 0) for part in positions(offset, weight.shape[2:], geometry))
+    count = y.shape[2]
     cells_y, weights_y = padded_neighbors(y, height)
     cells_x, weights_x = padded_neighbors(x, width)
     # A row holds the channels of one offset group at one cell.
@@ -81,14 +71,37 @@ def _convolve(
     index = index + torch.arange(groups, device=image.device)[:, None, None]
     share = weights_y[..., None] * weights_x[..., None, :]
     if mask is not None:
-        share = share * mask.reshape(groups, positions, *size).permute(2, 3, 1, 0)[..., None, None]
+        share = share * mask.reshape(groups, count, *size).permute(2, 3, 1, 0)[..., None, None]
     table = image.permute(1, 2, 0).reshape(-1, channels // groups)
     columns = weighted_sums(table, index.view(-1, 4), share.reshape(-1, 4))
-    columns = columns.view(size[0] * size[1], positions, geometry.groups, -1)
+    columns = columns.view(size[0] * size[1], count, geometry.groups, -1)
     columns = columns.permute(2, 0, 1, 3).flatten(2)  # groups x (H' * W') x (K * channels of one)
-    kernels = weight.reshape(geometry.groups, -1, weight.shape[1], positions)
+    kernels = weight.reshape(geometry.groups, -1, weight.shape[1], count)
     out = torch.bmm(columns, kernels.permute(0, 3, 2, 1).flatten(1, 2))
     return out.transpose(1, 2).reshape(-1, *size)
+
+
+def positions(offset: Tensor, kernel: Sequence[int], geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return where the kernel's K positions read, in rows and columns of the map.
+
+    Args:
+        offset: Of shape (..., offset_groups * K * 2, H', W').
+        kernel: Height and width of the kernel; K is their product.
+        geometry: Of the convolution.
+
+    Returns:
+        Each of shape (..., offset_groups, K, H', W').
+    """
+    size, count = offset.shape[-2:], kernel[0] * kernel[1]
+    moves = offset.reshape(*offset.shape[:-3], geometry.offset_groups, count, 2, *size)
+    places = []
+    for axis, shape in enumerate([(kernel[0], 1, size[0], 1), (1, kernel[1], 1, size[1])]):
+        start = torch.arange(size[axis], device=offset.device) * geometry.stride[axis]
+        inner = torch.arange(kernel[axis], device=offset.device) * geometry.dilation[axis]
+        place = (inner[:, None] + start - geometry.padding[axis]).to(offset.dtype).view(shape)
+        places.append(place.expand(*kernel, *size).reshape(count, *size))
+    y, x = (place + move for place, move in zip(places, moves.unbind(-3), strict=True))
+    return y, x
 
 
 def _gradients(

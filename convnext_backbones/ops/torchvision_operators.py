@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import roi_align as plain
-from .deform_conv import Geometry, modulated_geometry, plain_geometry
+from .deform_conv import Geometry, modulated_geometry, plain_geometry, positions
 from .sampling import single
 
 operators = torch.ops.torchvision
@@ -125,6 +125,25 @@ def _deform_conv(
         return operator(*tensors, *pairs, geometry.groups, geometry.offset_groups, use_mask)
 
 
+def _deform_conv_gradients(
+    gradient: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: Geometry,
+) -> list[Tensor]:
+    """Return the gradients for input, weight, offset, mask and bias."""
+    tensors = input, weight, offset, mask, bias
+    found = _deform_conv(operators._deform_conv2d_backward, (gradient,), *tensors, geometry)
+    # At a position of exactly -1 torchvision's offsets have a gradient, and mmcv's have none: with
+    # padding, that is where each position at the edge is when a training starts.
+    y, x = positions(single(offset), weight.shape[2:], geometry)
+    outside = ((y <= -1) | (x <= -1)).unsqueeze(-3).expand(*y.shape[:-2], 2, *y.shape[-2:])
+    return [*found[:2], found[2].masked_fill(outside.reshape(offset.shape), 0), *found[3:]]
+
+
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -151,8 +170,7 @@ def deform_conv_backward_input(
 ) -> None:
     """Write the gradients for input and offsets."""
     tensors = input, weight, offset, None, None
-    operator, geometry = operators._deform_conv2d_backward, plain_geometry(**arguments)
-    found = _deform_conv(operator, (grad_output,), *tensors, geometry)
+    found = _deform_conv_gradients(grad_output, *tensors, plain_geometry(**arguments))
     grad_input.copy_(found[0])
     grad_offset.copy_(found[2])
 
@@ -169,8 +187,7 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Add the gradient for the weights, times ``scale``."""
     tensors = input, grad_weight, offset, None, None  # it is linear in the weights
-    operator, geometry = operators._deform_conv2d_backward, plain_geometry(**arguments)
-    found = _deform_conv(operator, (grad_output,), *tensors, geometry)
+    found = _deform_conv_gradients(grad_output, *tensors, plain_geometry(**arguments))
     grad_weight.add_(found[1], alpha=scale)
 
 
@@ -210,8 +227,7 @@ def modulated_deform_conv_backward(
     """Write the gradients of all tensors."""
     geometry, with_bias = modulated_geometry(**arguments)
     tensors = input, weight, offset, mask, bias if with_bias else None
-    operator = operators._deform_conv2d_backward
-    found = _deform_conv(operator, (grad_output,), *tensors, geometry)
+    found = _deform_conv_gradients(grad_output, *tensors, geometry)
     targets = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)[: 4 + with_bias]
     for target, gradient in zip(targets, found):  # noqa: B905 -- there is one for no bias too
         target.copy_(gradient)
