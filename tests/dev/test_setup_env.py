@@ -299,8 +299,9 @@ def test_the_ops_are_run(tmp_path, extension, kept, version, provider, serving, 
     (tmp_path / 'mmcv').mkdir()
     for name, source in {**FAKES, 'mmcv/_ext.py': extension}.items():
         (tmp_path / name).write_text(textwrap.dedent(source).format(kept=kept))
-    target = environment.Venv(tmp_path)  # whose folder is the first on the path of `python -c`
-    target.python = Path(sys.executable)
+    # An interpreter without this package's finder; its folder is the first on the path.
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(tmp_path)
+    target = environment.Venv(tmp_path)
     found, reason = target.run_ops(version, provider)
     assert found == serving
     assert error in reason if error else not reason
