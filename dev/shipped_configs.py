@@ -137,15 +137,15 @@ def leave_out_downloads(cfg: Any) -> Iterator[str]:
             yield from leave_out_downloads(value)
     if not isinstance(cfg, dict):
         return
-    if cfg.get('teacher_ckpt'):
-        cfg['teacher_ckpt'] = None
-        yield "the teacher's weights, a download"
     if 'language_model' in cfg or 'lang_model_name' in cfg:
         yield "BERT's weights and vocabulary, a download"
     for key, value in list(cfg.items()):
         if key == 'pretrained' and value is True:  # of timm, which loads while it builds
             cfg[key] = False
             yield 'weights of timm, a download'
+        elif key.endswith(('ckpt', 'checkpoint')) and cfg.get('type') != 'Pretrained':
+            cfg[key] = None
+            yield f'the weights of {key}, a download'
         else:
             yield from leave_out_downloads(value)
 

@@ -53,7 +53,7 @@ def test_all_run_where_no_operator_is_missing(configs, monkeypatch, tmp_path, ca
     text = capsys.readouterr().out
     assert 'mmdet: 6 configs, 6 with a model, 6 built, 6 with all operators' in text
     assert 'mmseg: 1 configs, 1 with a model, 1 built, 1 with all operators' in text
-    assert "built without, 1: the teacher's weights, a download\n      ld/ld_r18" in text
+    assert 'built without, 1: the weights of teacher_ckpt, a download\n      ld/ld_r18' in text
     for scope, (package, *outcomes) in json.loads(file.read_text()).items():
         assert package['config'] == scope
         called = {outcome['config']: outcome['operators'] for outcome in outcomes}
@@ -140,10 +140,14 @@ def test_reasons(error, reason):
 
 
 def test_downloads_are_left_out():
+    weights = dict(type='Pretrained', checkpoint='https://x')  # which are not read in a building
     model = dict(
-        backbone=dict(pretrained=True), teacher_ckpt='https://x', heads=[dict(lang_model_name='b')]
+        backbone=dict(pretrained=True, init_cfg=weights),
+        teacher_ckpt='https://x',
+        heads=[dict(lang_model_name='b')],
     )
     left_out = [*shipped_configs.leave_out_downloads(model)]
     assert len(left_out) == 3
     assert model['backbone']['pretrained'] is False
     assert model['teacher_ckpt'] is None
+    assert weights['checkpoint'] == 'https://x'

@@ -11,6 +11,7 @@ import logging
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 
@@ -44,7 +45,6 @@ DETECTORS = {
     'tood/tood_r50_fpn_1x_coco': 'deform_conv_forward',
     'cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco': 'deform_conv_forward',
     'deformable_detr/deformable-detr_r50_16xb2-50e_coco': 'ms_deform_attn_forward',
-    'mask2former/mask2former_r50_8xb2-lsj-50e_coco': 'ms_deform_attn_forward',
     'strong_baselines/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-100e_coco': (
         'sync_bn_forward_output'
     ),
@@ -72,6 +72,8 @@ def shipped_model(scope: str, name: str):
         cfg.model.data_preprocessor.size = (SIZE, SIZE)
     if 'psanet' in name:
         cfg.model.decode_head.mask_size = (7, 7)
+    limit_boxes(cfg.model)
+    use_cpu_norms(cfg.model)
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(cfg.model)
     logging.disable(logging.INFO)  # a line for each of the weights
@@ -88,6 +90,26 @@ def narrow(channels):
     if isinstance(channels, int):
         return channels * WIDTH // 64
     return [narrow(count) for count in channels]
+
+
+def limit_boxes(cfg) -> None:
+    """Let a detector's heads see few boxes, which is faster."""
+    for key, value in cfg.items():
+        if key == 'sampler' and 'num' in value:
+            value.num = 16
+        elif key == 'max_per_img':
+            cfg[key] = 20
+        elif isinstance(value, dict):
+            limit_boxes(value)
+
+
+def use_cpu_norms(cfg) -> None:
+    """Replace torch's SyncBN, which refuses a CPU; mmcv's stays."""
+    for value in cfg.values():
+        if isinstance(value, dict):
+            use_cpu_norms(value)
+    if cfg.get('type') == 'SyncBN':
+        cfg.type = 'BN'
 
 
 def detector_batch() -> dict:
@@ -116,8 +138,7 @@ def check(scope: str, name: str, operator: str, batch) -> None:
     assert not operator or operator in called_by([*parts(model), *named(cfg.to_dict())])
 
     model.train()
-    if 'tood' in name:
-        model.bbox_head.epoch = 0  # as a hook sets it
+    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD asks for it
     data = model.data_preprocessor(batch(), True)
     loss, logged = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
@@ -131,16 +152,15 @@ def check(scope: str, name: str, operator: str, batch) -> None:
     assert not [key for key, gradient in gradients.items() if not gradient.isfinite().all()]
 
     model.eval()
-    data = model.data_preprocessor(batch(), False)
+    # Of one image: masked convolution takes no more.
+    one = {key: values[:1] for key, values in batch().items()}
     with torch.no_grad():
-        results = model(**data, mode='predict')
-    assert len(results) == 2
-    for result in results:
-        if scope == 'mmdet':
-            assert result.pred_instances.scores.isfinite().all()
-            assert result.pred_instances.bboxes.isfinite().all()
-        else:
-            assert result.pred_sem_seg.data.shape == (1, SIZE, SIZE)
+        (result,) = model(**model.data_preprocessor(one, False), mode='predict')
+    if scope == 'mmdet':
+        assert result.pred_instances.scores.isfinite().all()
+        assert result.pred_instances.bboxes.isfinite().all()
+    else:
+        assert result.pred_sem_seg.data.shape == (1, SIZE, SIZE)
 
 
 @pytest.mark.slow
