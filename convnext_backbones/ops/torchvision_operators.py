@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import deform_conv as plain_conv
 from . import roi_align as plain
 from .deform_conv import Geometry, modulated_geometry, plain_geometry, positions
 from .sampling import single
@@ -154,6 +155,9 @@ def deform_conv_forward(
     **arguments: Any,
 ) -> None:
     """Write the convolution of version 1, which has no mask, into ``output``."""
+    if input.is_meta:  # torch's counter of operations sees the matrix product of the plain one
+        plain_conv.deform_conv_forward(input, weight, offset, output, columns, ones, **arguments)
+        return
     tensors = input, weight, offset, None, None
     output.copy_(_deform_conv(operators.deform_conv2d, (), *tensors, plain_geometry(**arguments)))
 
@@ -203,6 +207,10 @@ def modulated_deform_conv_forward(
     **arguments: Any,
 ) -> None:
     """Write the convolution of version 2 into ``output``."""
+    if input.is_meta:
+        buffers = ones, offset, mask, output, columns
+        plain_conv.modulated_deform_conv_forward(input, weight, bias, *buffers, **arguments)
+        return
     geometry, with_bias = modulated_geometry(**arguments)
     tensors = input, weight, offset, mask, bias if with_bias else None
     output.copy_(_deform_conv(operators.deform_conv2d, (), *tensors, geometry))
