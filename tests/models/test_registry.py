@@ -118,9 +118,14 @@ def test_detector_from_a_config_then_from_its_dump(run_python, tmp_path):
         """
         import sys
         import numpy as np
-        from mmdet.apis import DetInferencer
+        from mmengine.config import Config
 
         assert 'convnext_backbones' not in sys.modules
+        imports = Config.fromfile('dumped.py', import_custom_modules=False).custom_imports.imports
+        assert 'convnext_backbones' in imports
+        # Where mmcv is not compiled, this imports the package, for its operators.
+        from mmdet.apis import DetInferencer
+
         inferencer = DetInferencer('dumped.py', 'weights.pth', device='cpu', show_progress=False)
         assert type(inferencer.model.backbone) is sys.modules['convnext_backbones'].ConvNeXt
         image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -140,9 +145,14 @@ def test_segmentor_from_a_config_then_from_its_dump(run_python, tmp_path):
         """
         import sys
         import numpy as np
-        from mmseg.apis import MMSegInferencer
+        from mmengine.config import Config
 
         assert 'convnext_backbones' not in sys.modules
+        imports = Config.fromfile('dumped.py', import_custom_modules=False).custom_imports.imports
+        assert 'convnext_backbones' in imports
+        # Where mmcv is not compiled, this imports the package, for its operators.
+        from mmseg.apis import MMSegInferencer
+
         inferencer = MMSegInferencer('dumped.py', 'weights.pth', device='cpu')
         assert type(inferencer.model.backbone) is sys.modules['convnext_backbones'].ConvNeXt
         image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
