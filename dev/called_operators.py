@@ -49,7 +49,7 @@ def called_by(roots: Iterable[Any]) -> set[str]:
     """
     reached: set[str] = set()
     seen: dict[int, Any] = {}  # the items themselves keep their ids from being used again
-    todo = [root if _is_code(root) else type(root) for root in roots]
+    todo: list[Any] = [root if _is_code(root) else type(root) for root in roots]
     while todo:
         item = todo.pop()
         if id(item) in seen:

@@ -72,6 +72,7 @@ def shipped_model(scope: str, name: str):
         cfg.model.data_preprocessor.size = (SIZE, SIZE)
     if 'psanet' in name:
         cfg.model.decode_head.mask_size = (7, 7)
+    cfg.model.data_preprocessor.batch_augments = None  # such as padding to 1024 x 1024
     limit_boxes(cfg.model)
     use_cpu_norms(cfg.model)
     with DefaultScope.overwrite_default_scope(scope):
