@@ -120,6 +120,9 @@ class Venv:
     def pip(self, *arguments: str | Path) -> None:
         """Run pip; its errors go to the terminal in full."""
         command = [str(self.python), '-m', 'pip', *map(str, arguments)]
+        if arguments[0] == 'install':
+            # Python compiles what it imports; to compile the rest too is much of pip's time.
+            command.append('--no-compile')
         if subprocess.run(command, env=self.variables, cwd=ROOT).returncode:
             raise SetupError(f'pip failed, see above: {" ".join(command)}')
 

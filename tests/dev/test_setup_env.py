@@ -307,6 +307,17 @@ def test_the_ops_are_run(tmp_path, extension, kept, version, provider, serving, 
     assert error in reason if error else not reason
 
 
+def test_pip_leaves_the_compilation_of_modules_to_python(tmp_path):
+    target = environment.Venv(tmp_path)
+    target.python.parent.mkdir()
+    target.python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    target.python.chmod(0o755)
+    target.pip('install', 'torch')
+    target.pip('uninstall', 'torch')
+    calls = (tmp_path / 'calls').read_text().splitlines()
+    assert calls == ['-m pip install torch --no-compile', '-m pip uninstall torch']
+
+
 def test_compiled_ops_are_run_by_force(tmp_path, monkeypatch):
     """Where they do not run another provider would serve without a word."""
     asked = []
