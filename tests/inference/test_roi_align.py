@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from support.heads import assert_near, fast_copy
 
+from convnext_backbones.inference import roi_align
 from convnext_backbones.inference.roi_align import InferenceRoIAlign
 
 # What mmcv and mmseg advise about the models here is not what is tested.
@@ -87,7 +87,7 @@ def test_roi_align_of_a_map_of_one_cell(rois):
 def test_roi_align_falls_back(rois, monkeypatch, memory_format):
     """It then is mmcv's, which takes channels_last for what it is not."""
     maps = torch.randn(2, 6, 20, 30).contiguous(memory_format=memory_format)
-    monkeypatch.setattr(F, 'embedding_bag', None)
+    monkeypatch.setattr(roi_align, 'roi_align', None)
     largest = RoIAlign(3, 0.25, 2, pool_mode='max')
     assert torch.equal(fast_copy(largest)(maps, rois), largest(maps.contiguous(), rois))
     plain = RoIAlign(3, 0.25, 2)
