@@ -124,13 +124,22 @@ def _torchvision(path: Sequence[str]) -> ModuleType:
         raise ProviderError(
             f'torchvision does not load beside torch {torch.__version__}: {error}'
         ) from error
+    version = getattr(torchvision, '__version__', 'of no version')
     keys = ['CPU', *['CUDA'] * torch.cuda.is_available()]
     for key in keys:
-        if not torch._C._dispatch_has_kernel_for_dispatch_key('torchvision::nms', key):
-            raise ProviderError(f'torchvision {torchvision.__version__} has no operators for {key}')
+        if not _torchvision_has_kernels(key):
+            raise ProviderError(f'torchvision {version} has no operators for {key}')
     from .torchvision_operators import OPERATORS
 
-    return StandIn('torchvision', f'torchvision {torchvision.__version__}', OPERATORS)
+    return StandIn('torchvision', f'torchvision {version}', OPERATORS)
+
+
+def _torchvision_has_kernels(key: str) -> bool:
+    """Whether torchvision's operators are loaded and have kernels for a kind of device."""
+    try:
+        return torch._C._dispatch_has_kernel_for_dispatch_key('torchvision::nms', key)
+    except RuntimeError:  # there is no such operator
+        return False
 
 
 def _torch(path: Sequence[str]) -> ModuleType:

@@ -114,9 +114,11 @@ def test_interruption_stops_the_command(stubs, tmp_path):
         """)
     )
     code = f"""
-import sys
+import signal, sys
 from pathlib import Path
 from dev import demo
+# A shell's background jobs ignore it, and so do their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 demo.TOOLS = Path({str(tmp_path / 'tools')!r})
 sys.exit(demo.main(['--out', {str(stubs)!r}]))
 """

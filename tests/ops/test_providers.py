@@ -266,3 +266,13 @@ def test_a_torchvision_without_operators(monkeypatch, keys, gpu, reason):
     else:
         module = providers.PROVIDERS['torchvision']([])
         assert (module.provider, module.description) == ('torchvision', 'torchvision 9')
+
+
+def test_a_torchvision_whose_operators_do_not_exist(monkeypatch):
+    def no_such_operator(name, key):
+        raise RuntimeError('operator torchvision::nms does not exist')
+
+    monkeypatch.setitem(sys.modules, 'torchvision', ModuleType('torchvision'))
+    monkeypatch.setattr(torch._C, '_dispatch_has_kernel_for_dispatch_key', no_such_operator)
+    with pytest.raises(ProviderError, match='has no operators for CPU'):
+        providers.PROVIDERS['torchvision']([])
