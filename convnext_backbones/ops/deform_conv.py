@@ -72,7 +72,7 @@ def _convolve(
     share = weights_y[..., None] * weights_x[..., None, :]
     if mask is not None:
         share = share * mask.reshape(groups, count, *size).permute(2, 3, 1, 0)[..., None, None]
-    table = image.permute(1, 2, 0).reshape(-1, channels // groups)
+    table = image.permute(1, 2, 0).reshape(-1, channels // groups).contiguous()
     columns = weighted_sums(table, index.view(-1, 4), share.reshape(-1, 4))
     columns = columns.view(size[0] * size[1], count, geometry.groups, -1)
     columns = columns.permute(2, 0, 1, 3).flatten(2)  # groups x (H' * W') x (K * channels of one)

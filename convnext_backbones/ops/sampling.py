@@ -19,7 +19,8 @@ def single(tensor: Tensor) -> Tensor:
 
 def rows_of(maps: Tensor) -> Tensor:
     """Return maps of shape (N, C, H, W) as rows, of shape (N * H * W, C)."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    # Of a single image the reshaped rows would be a view, across which embedding_bag is slow.
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).contiguous()
 
 
 def maps_of(rows: Tensor, shape: torch.Size) -> Tensor:
