@@ -17,7 +17,6 @@ same network, measured in the same run.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from functools import partial
 
 from convnext_backbones.benchmark.case import Case
@@ -91,7 +90,8 @@ def make_case(args: argparse.Namespace) -> Case:
     if args.config is not None:
         backbone = read_config(args.config).model.backbone
         variant = resolve_variant(*map(backbone.get, ('arch', 'depths', 'dims')))
-        arch = variant_name(**asdict(variant)) or asdict(variant)
+        sizes = dict(depths=variant.depths, dims=variant.dims)
+        arch = variant_name(**sizes) or sizes
     return Case(arch, tuple(args.shape), args.batch, args.training, args.threads, args.config)
 
 

@@ -12,9 +12,8 @@ from unittest import mock
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..models.block import NORM_EPS
 from ..models.layers import LayerNorm2d
-from ..models.variants import resolve_variant
+from ..models.variants import NORM_EPS, resolve_variant
 from ..weights.layouts import LAYOUTS
 from ..weights.names import recognize
 from .case import OUTPUTS, State, randomize
@@ -105,7 +104,7 @@ def build_transformers(arch: str, state: State) -> nn.Module:
     options: dict[str, Any] = dict(
         depths=list(variant.depths),
         hidden_sizes=list(variant.dims),
-        layer_norm_eps=NORM_EPS,
+        layer_norm_eps=variant.norm_eps,
         out_features=[f'stage{i + 1}' for i in OUTPUTS],
     )
     body = ConvNextBackbone(ConvNextConfig(**options))

@@ -60,6 +60,13 @@ def check_real(name: str, value: float) -> None:
         raise ValueError(f'expected {name} to be a finite number, got {value}')
 
 
+def check_probability(name: str, value: float, hint: str = '') -> None:
+    """Raise TypeError unless ``value`` is a number, ValueError unless it is in [0, 1)."""
+    check_real(name, value)
+    if not 0 <= float(value) < 1:
+        raise ValueError(f'expected {name} in [0, 1), got {float(value)}{hint}')
+
+
 def check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
     """Raise TypeError unless ``init_cfg`` has a form that mmengine understands."""
     cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]

@@ -8,25 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import DropPath, LayerNorm, PointwiseLinear
+from .layers import GRN, DropPath, LayerNorm, PointwiseLinear
+from .variants import NORM_EPS
 
-NORM_EPS = 1e-6
 MLP_RATIO = 4
 
 
 class Block(nn.Module):
-    """One ConvNeXt block (section 2.6, figure 4).
+    """One ConvNeXt block: of V1 (section 2.6, figure 4), or of V2 (Woo et al., 2023, figure 5).
 
     7x7 depthwise convolution -> LayerNorm -> linear C to 4C -> GELU -> linear 4C to C -> layer
-    scale -> stochastic depth -> residual sum.
+    scale -> stochastic depth -> residual sum. V2 has no layer scale, and global response
+    normalization (GRN) after GELU.
 
     Args:
         dim: Channels C.
         drop_path_rate: Probability of dropping the branch in training.
         layer_scale_init_value: Initial value of ``gamma``; there is no ``gamma`` at 0 or below.
-        memory_efficient: Keep 5C instead of 12C values per position for the backward pass: the
-            input, which the gradient of the depthwise weights needs, and the hidden map before
-            GELU.
+        norm_eps: Epsilon of the norm.
+        use_grn: Whether there is GRN.
+        memory_efficient: Keep 5C instead of 12C values per position for the backward pass (of 16C
+            with GRN): the input, which the gradient of the depthwise weights needs, and the hidden
+            map before GELU.
     """
 
     def __init__(
@@ -34,13 +37,16 @@ class Block(nn.Module):
         dim: int,
         drop_path_rate: float,
         layer_scale_init_value: float,
+        norm_eps: float = NORM_EPS,
+        use_grn: bool = False,
         memory_efficient: bool = False,
     ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
-        self.norm = LayerNorm(dim, eps=NORM_EPS)
+        self.norm = LayerNorm(dim, eps=norm_eps)
         self.pwconv1 = PointwiseLinear(dim, MLP_RATIO * dim)
         self.act = nn.GELU()
+        self.grn = GRN(MLP_RATIO * dim) if use_grn else None
         self.pwconv2 = PointwiseLinear(MLP_RATIO * dim, dim)
         self.gamma = (
             nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
@@ -70,7 +76,7 @@ class Block(nn.Module):
 
     def _contract(self, x: Tensor) -> Tensor:
         """Map the hidden map, (N, H, W, 4C), to the scaled branch, (N, C, H, W)."""
-        x = self.pwconv2(self.act(x))  # (N, H, W, C)
+        x = self.pwconv2(self._activate(x))  # (N, H, W, C)
         if self.gamma is not None:
             x = self.gamma * x
         return x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
@@ -83,8 +89,13 @@ class Block(nn.Module):
         """
         if x.dtype == torch.float16:
             return self._contract(x)
-        x = self.pwconv2(self.act(x), self.gamma)  # (N, H, W, C)
+        x = self.pwconv2(self._activate(x), self.gamma)  # (N, H, W, C)
         return x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        """Apply GELU, and GRN where there is one, to the hidden map, (N, H, W, 4C)."""
+        x = self.act(x)
+        return x if self.grn is None else self.grn(x)
 
 
 def _keep_input_only(half: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

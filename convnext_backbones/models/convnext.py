@@ -1,7 +1,8 @@
 """The networks: ConvNeXt backbone for dense prediction, and classifier.
 
-"A ConvNet for the 2020s", Liu et al., CVPR 2022. Parameter names and shapes are the authors', so
-their checkpoints load unchanged. Read :mod:`.block` first, then :mod:`.trunk`, then this module.
+"A ConvNet for the 2020s", Liu et al., CVPR 2022, and "ConvNeXt V2", Woo et al., CVPR 2023.
+Parameter names are the authors', so their checkpoints load unchanged. Read :mod:`.block` first,
+then :mod:`.trunk`, then this module.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .arguments import check_flag, check_integer, normalize_out_indices
-from .block import NORM_EPS, Block
+from .arguments import check_flag, check_integer, check_probability, normalize_out_indices
+from .block import Block
 from .layers import LayerNorm, LayerNorm2d
-from .trunk import DOWNSAMPLE_STRIDE, STEM_STRIDE, Trunk, init_module
-from .variants import resolve_variant
+from .trunk import PATCH_SIZE, Trunk, init_module
+from .variants import MAX_DIM, resolve_variant
 
 
 @MODELS.register_module()
 class ConvNeXt(Trunk):
     """ConvNeXt backbone: one NCHW feature map per requested stage, each with its own LayerNorm.
 
-    Stage ``i`` works at stride ``4 * 2**i``: 4, 8, 16, 32. The output is a tuple of contiguous
+    Stage ``i`` works at stride ``4 * 2**i``: 4, 8, 16, 32. With ``use_grn`` the network is ConvNeXt
+    V2. The output is a tuple of contiguous
     NCHW maps of shape (N, dims[i], H_i, W_i), one per entry of ``out_indices``. Neither the stem
     nor the downsampling layers pad: at an input size that is not divisible by the stride, each
     step floors, so ``H_0 = H // 4`` and ``H_i = H_{i-1} // 2``. The last ``H % 4`` rows and
@@ -38,15 +41,22 @@ class ConvNeXt(Trunk):
     experiments of the paper set 1.0). All arguments but ``arch`` are keywords.
 
     Args:
-        arch: A name (atto, femto, pico, nano, tiny, small, base, large, xlarge) or a dict with
-            ``depths`` and ``dims``.
+        arch: A name (atto, femto, pico, nano, tiny, small, base, large, xlarge, huge, xxlarge) or a
+            dict with ``depths`` and ``dims``.
         in_chans: Channels of the input.
         depths: Blocks per stage, instead of ``arch``.
         dims: Channels per stage, instead of ``arch``.
         drop_path_rate: Stochastic depth rate of the last block of the network, in [0, 1); earlier
             blocks have linearly less, the first has none.
         layer_scale_init_value: Initial value of the ``gamma`` of every block; at 0 or below
-            there is no ``gamma``.
+            there is no ``gamma``. None means the authors' 1e-6, and no ``gamma`` with ``use_grn``.
+        use_grn: Build the blocks of ConvNeXt V2, with global response normalization; see
+            :class:`~convnext_backbones.models.layers.GRN`.
+        stem_type: ``patch``; or, for weights of timm with a stem of two padded 3x3 convolutions of
+            stride 2, ``overlap`` or ``overlap_tiered``. These round sizes up, to
+            ``H_0 = ceil(H / 4)``.
+        patch_size: Kernel size and stride of the stem. All strides are multiples of it.
+        norm_eps: Epsilon of all norms. None takes the variant's: 1e-6, and 1e-5 for xxlarge.
         out_indices: Stages to return, in increasing order and without repetition; negative ones
             count from the last stage; an int is a tuple of one. Stages after the last requested
             one are not built, and stages that are not requested have no norm, so that every
@@ -89,7 +99,11 @@ class ConvNeXt(Trunk):
         depths: Sequence[int] | None = None,
         dims: Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1e-6,
+        layer_scale_init_value: float | None = None,
+        use_grn: bool = False,
+        stem_type: str = 'patch',
+        patch_size: int = PATCH_SIZE,
+        norm_eps: float | None = None,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -116,6 +130,10 @@ class ConvNeXt(Trunk):
             in_chans=in_chans,
             drop_path_rate=drop_path_rate,
             layer_scale_init_value=layer_scale_init_value,
+            use_grn=use_grn,
+            stem_type=stem_type,
+            patch_size=patch_size,
+            norm_eps=norm_eps,
             num_stages=out_indices[-1] + 1,
             memory_efficient=memory_efficient,
             init_cfg=init_cfg,
@@ -123,13 +141,13 @@ class ConvNeXt(Trunk):
         check_integer('frozen_stages', frozen_stages, minimum=-1, maximum=len(self.stages))
         self.out_indices = out_indices
         self.out_channels = tuple(self.variant.dims[i] for i in out_indices)
-        self.out_strides = tuple(STEM_STRIDE * DOWNSAMPLE_STRIDE**i for i in out_indices)
+        self.out_strides = tuple(self._stride(i) for i in out_indices)
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.channels_last = channels_last
         for i in out_indices:
             # The authors' names: norm0..norm3, on the level of `stages`.
-            self.add_module(f'norm{i}', LayerNorm2d(self.variant.dims[i], eps=NORM_EPS))
+            self.add_module(f'norm{i}', LayerNorm2d(self.variant.dims[i], eps=self.norm_eps))
         self._freeze()
 
     @property
@@ -206,16 +224,26 @@ class ConvNeXtClassifier(Trunk):
 
     Trunk -> global average pool -> LayerNorm -> linear. It checks pretrained weights and the
     paper's parameter counts. Parameter names are the authors' (``norm``, ``head``). All arguments
-    but ``arch`` are keywords.
+    but ``arch`` are keywords. The options of the head are those of timm's models.
 
     Args:
         arch: A name or a dict with ``depths`` and ``dims``; see :class:`ConvNeXt`.
-        num_classes: Number of logits.
+        num_classes: Number of logits; at 0 there is no ``head``, and the output is the pooled and
+            normalized features, of shape (N, dims[-1]).
         in_chans: Channels of the input.
         depths: Blocks per stage, instead of ``arch``.
         dims: Channels per stage, instead of ``arch``.
         drop_path_rate: Stochastic depth rate of the last block, in [0, 1).
-        layer_scale_init_value: Initial value of ``gamma``; none at 0 or below.
+        layer_scale_init_value: As in :class:`ConvNeXt`, and so the next four.
+        use_grn: Build ConvNeXt V2.
+        stem_type: ``patch``, ``overlap`` or ``overlap_tiered``.
+        patch_size: Kernel size and stride of the stem.
+        norm_eps: Epsilon of all norms.
+        dropout: Probability of dropping a feature before ``head`` in training, in [0, 1).
+        head_norm_first: Normalize each position of the last map before pooling, not the pooled
+            features.
+        head_hidden_size: Width of a hidden layer, ``pre_logits``, with GELU, before ``head``; None
+            for no such layer.
         init_cfg: mmengine's initialization config.
 
     Raises:
@@ -232,10 +260,21 @@ class ConvNeXtClassifier(Trunk):
         depths: Sequence[int] | None = None,
         dims: Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1e-6,
+        layer_scale_init_value: float | None = None,
+        use_grn: bool = False,
+        stem_type: str = 'patch',
+        patch_size: int = PATCH_SIZE,
+        norm_eps: float | None = None,
+        dropout: float = 0.0,
+        head_norm_first: bool = False,
+        head_hidden_size: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        check_integer('num_classes', num_classes, minimum=1)
+        check_integer('num_classes', num_classes, minimum=0)
+        check_flag('head_norm_first', head_norm_first)
+        if head_hidden_size is not None:
+            check_integer('head_hidden_size', head_hidden_size, minimum=1, maximum=MAX_DIM)
+        check_probability('dropout', dropout)
         super().__init__(
             arch=arch,
             depths=depths,
@@ -243,16 +282,31 @@ class ConvNeXtClassifier(Trunk):
             in_chans=in_chans,
             drop_path_rate=drop_path_rate,
             layer_scale_init_value=layer_scale_init_value,
+            use_grn=use_grn,
+            stem_type=stem_type,
+            patch_size=patch_size,
+            norm_eps=norm_eps,
             init_cfg=init_cfg,
         )
-        self.norm = LayerNorm(self.variant.dims[-1], eps=NORM_EPS)
-        self.head = nn.Linear(self.variant.dims[-1], num_classes)
-        init_module(self.head)
+        width = self.variant.dims[-1]
+        self.norm = LayerNorm(width, eps=self.norm_eps)
+        self.pre_logits = None if head_hidden_size is None else nn.Linear(width, head_hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(head_hidden_size or width, num_classes) if num_classes else None
+        self.head_norm_first = head_norm_first
+        for layer in filter(None, (self.pre_logits, self.head)):
+            init_module(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (N, in_chans, H, W) to logits of shape (N, num_classes)."""
         self._check_input(x)
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
-        x = x.mean((2, 3))  # (N, C, H, W) -> (N, C)
-        return self.head(self.norm(x))
+        if self.head_norm_first:
+            x = self.norm(x.permute(0, 2, 3, 1)).mean((1, 2))  # (N, C, H, W) -> (N, C)
+        else:
+            x = self.norm(x.mean((2, 3)))  # (N, C, H, W) -> (N, C)
+        if self.pre_logits is not None:
+            x = F.gelu(self.pre_logits(x))
+        x = self.dropout(x)
+        return x if self.head is None else self.head(x)

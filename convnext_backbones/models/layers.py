@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,6 +66,53 @@ class PointwiseLinear(nn.Linear):
             x = F.conv2d(x, weight[:, :, None, None], bias)
             return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
         return F.linear(x, weight, bias)
+
+
+class GRN(nn.Module):
+    """Global response normalization of an NHWC map (ConvNeXt V2, Woo et al., 2023, section 3).
+
+    The response of a channel is the L2 norm of its whole map, in each sample. Each channel is
+    scaled by its response relative to the mean response of all channels:
+    ``y = gamma * (x * n) + beta + x`` with ``n = g / (mean(g) + eps)``. So a position depends on
+    all others, on padding as well, and the result for a crop is not a crop of the result.
+
+    Responses and scales are computed in fp32 at least: in fp16 the sum of squares over a map
+    overflows.
+
+    Args:
+        dim: Channels.
+
+    Attributes:
+        gamma: Of shape (dim,), as is ``beta``; both are zero at first, which makes it an identity.
+            As vectors they have no weight decay, which the authors advise. State dicts that hold
+            them with axes of length one, such as the authors' (1, 1, 1, dim), load as well.
+    """
+
+    EPS = 1e-6
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x`` of shape (N, H, W, C); the result has its type."""
+        dtype = torch.promote_types(self.gamma.dtype, torch.float32)
+        response = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
+        scale = 1 + self.gamma * self.relative(response)  # (N, 1, 1, C)
+        return (x * scale + self.beta).to(x.dtype)
+
+    @classmethod
+    def relative(cls, response: Tensor) -> Tensor:
+        """Return the responses of all channels, the last axis, relative to their mean."""
+        return response / (response.mean(-1, keepdim=True) + cls.EPS)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ('gamma', 'beta'):
+            tensor = state_dict.get(prefix + name)
+            if isinstance(tensor, Tensor) and tensor.shape[-1:] == tensor.flatten().shape:
+                state_dict[prefix + name] = tensor.flatten()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PatchConv2d(nn.Conv2d):

@@ -10,14 +10,20 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .arguments import check_init_cfg, check_integer, check_real
-from .block import NORM_EPS, Block
+from .arguments import check_flag, check_init_cfg, check_integer, check_probability, check_real
+from .block import Block
 from .layers import LayerNorm2d, PatchConv2d
 from .variants import MAX_DIM, resolve_variant
 
 INIT_STD = 0.02
-STEM_STRIDE = 4
+PATCH_SIZE = 4  # the authors'
 DOWNSAMPLE_STRIDE = 2
+DROP_PATH_HINT = '; the paper uses 0.3 to 0.8 for detection and segmentation'
+# The authors' value for pretraining; ConvNeXt V2 has no layer scale.
+LAYER_SCALE = 1e-6
+# By timm's names: the authors' convolution over patches, or two padded 3x3 convolutions of stride
+# 2, the first of which gives all channels or half of them.
+STEM_TYPES = ('patch', 'overlap', 'overlap_tiered')
 # Input types that autocast converts; it leaves others unchanged.
 AUTOCAST_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -32,6 +38,10 @@ class Trunk(BaseModule):
         in_chans: Channels of the input.
         drop_path_rate: Stochastic depth rate of the last block of the network, in [0, 1).
         layer_scale_init_value: Initial value of ``gamma``; none at 0 or below.
+        use_grn: Whether the blocks are those of V2; see :class:`Block`.
+        stem_type: One of :data:`STEM_TYPES`.
+        patch_size: Stride of the stem.
+        norm_eps: Epsilon of all norms; None takes the variant's.
         num_stages: Build only so many stages. Stochastic depth is still spread over all of the
             variant's, so that the built stages equal those of the whole network.
         memory_efficient: See :class:`Block`.
@@ -46,7 +56,11 @@ class Trunk(BaseModule):
         dims: Sequence[int] | None,
         in_chans: int,
         drop_path_rate: float,
-        layer_scale_init_value: float,
+        layer_scale_init_value: float | None,
+        use_grn: bool,
+        stem_type: str,
+        patch_size: int,
+        norm_eps: float | None,
         num_stages: int | None = None,
         memory_efficient: bool = False,
         init_cfg: dict | list[dict] | None = None,
@@ -54,15 +68,23 @@ class Trunk(BaseModule):
         check_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
         check_integer('in_chans', in_chans, minimum=1, maximum=MAX_DIM)
-        _check_drop_path_rate(drop_path_rate)
+        check_probability('drop_path_rate', drop_path_rate, DROP_PATH_HINT)
+        check_flag('use_grn', use_grn)
+        if layer_scale_init_value is None:
+            layer_scale_init_value = 0.0 if use_grn else LAYER_SCALE
         check_real('layer_scale_init_value', layer_scale_init_value)
+        _check_stem(stem_type, patch_size)
         self.variant = resolve_variant(arch, depths, dims)
         self.in_chans = in_chans
+        self.use_grn = use_grn
+        self.stem_type = stem_type
+        self.patch_size = patch_size
+        self.norm_eps = self.variant.norm_eps if norm_eps is None else _checked_eps(norm_eps)
         if num_stages is None:
             num_stages = len(self.variant.depths)
         widths = (in_chans, *self.variant.dims)
         self.downsample_layers = nn.ModuleList(
-            _stem(*widths[:2]) if i == 0 else _downsampling(*widths[i : i + 2])
+            self._stem(*widths[:2]) if i == 0 else self._downsampling(*widths[i : i + 2])
             for i in range(num_stages)
         )
         # Linear from 0 for the first block of the network to the full rate for its last. Plain
@@ -73,13 +95,39 @@ class Trunk(BaseModule):
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
-                    Block(dim, next(rates), layer_scale_init_value, memory_efficient)
+                    Block(
+                        dim,
+                        next(rates),
+                        layer_scale_init_value,
+                        self.norm_eps,
+                        use_grn,
+                        memory_efficient,
+                    )
                     for _ in range(depth)
                 )
             )
             for depth, dim in zip(self.variant.depths[:num_stages], self.variant.dims, strict=False)
         )
         self.apply(init_module)
+
+    def _stem(self, in_chans: int, dim: int) -> nn.Sequential:
+        norm = LayerNorm2d(dim, eps=self.norm_eps)
+        if self.stem_type == 'patch':
+            return nn.Sequential(PatchConv2d(in_chans, dim, self.patch_size), norm)
+        middle = dim if self.stem_type == 'overlap' else _half(dim)
+        return nn.Sequential(
+            nn.Conv2d(in_chans, middle, kernel_size=3, stride=2, padding=1),
+            nn.Conv2d(middle, dim, kernel_size=3, stride=2, padding=1),
+            norm,
+        )
+
+    def _downsampling(self, in_dim: int, dim: int) -> nn.Sequential:
+        norm = LayerNorm2d(in_dim, eps=self.norm_eps)
+        return nn.Sequential(norm, PatchConv2d(in_dim, dim, DOWNSAMPLE_STRIDE))
+
+    def _stride(self, stage: int) -> int:
+        """Return the stride of the map of a stage, in pixels of the input."""
+        return self.patch_size * DOWNSAMPLE_STRIDE**stage
 
     def _blocks(self) -> Iterator[Block]:
         """Iterate over the blocks of all stages."""
@@ -107,7 +155,7 @@ class Trunk(BaseModule):
                 f'expected an input of {self.in_chans} channels, shape (N, {self.in_chans}, H, W), '
                 f'got {tuple(x.shape)}; set in_chans={x.shape[1]}, or check the channel order'
             )
-        stride = STEM_STRIDE * DOWNSAMPLE_STRIDE ** (len(self.stages) - 1)
+        stride = self._stride(len(self.stages) - 1)
         if x.shape[2] < stride or x.shape[3] < stride:
             raise ValueError(
                 f'expected an input of at least {stride} x {stride} pixels, the stride of the '
@@ -119,23 +167,33 @@ class Trunk(BaseModule):
         return cast(nn.Conv2d, convolution).weight.dtype
 
 
-def _check_drop_path_rate(rate: float) -> None:
-    check_real('drop_path_rate', rate)
-    if not 0 <= float(rate) < 1:
+def _check_stem(stem_type: str, patch_size: int) -> None:
+    if stem_type not in STEM_TYPES:
         raise ValueError(
-            f'expected drop_path_rate in [0, 1), got {float(rate)}; the paper uses 0.3 to 0.8 for '
-            'detection and segmentation'
+            f'expected stem_type to be one of {", ".join(STEM_TYPES)}, got {stem_type!r}'
+        )
+    check_integer('patch_size', patch_size, minimum=1, maximum=MAX_DIM)
+    if stem_type != 'patch' and patch_size != PATCH_SIZE:
+        raise ValueError(
+            f'expected patch_size={PATCH_SIZE} with stem_type={stem_type!r}, whose convolutions '
+            f"have a stride of {PATCH_SIZE} together, got {patch_size}; stem_type='patch' takes any"
         )
 
 
-def _stem(in_chans: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(PatchConv2d(in_chans, dim, STEM_STRIDE), LayerNorm2d(dim, eps=NORM_EPS))
+def _checked_eps(norm_eps: float) -> float:
+    check_real('norm_eps', norm_eps)
+    if norm_eps <= 0:
+        raise ValueError(
+            f'expected norm_eps above 0, got {norm_eps}: a constant map would become NaN'
+        )
+    return float(norm_eps)
 
 
-def _downsampling(in_dim: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(
-        LayerNorm2d(in_dim, eps=NORM_EPS), PatchConv2d(in_dim, dim, DOWNSAMPLE_STRIDE)
-    )
+def _half(dim: int) -> int:
+    """Return half of ``dim`` as timm rounds it: to a multiple of 8, and not below 90%."""
+    half = dim // 2
+    rounded = max(8, (half + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * half else rounded
 
 
 def _autocasts(x: Tensor) -> bool:

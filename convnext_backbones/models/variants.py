@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
+# The authors', for all norms.
+NORM_EPS = 1e-6
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -15,15 +18,20 @@ class Variant:
     Attributes:
         depths: Number of blocks of each stage.
         dims: Channels of each stage; stage ``i`` works at stride ``4 * 2**i``.
+        norm_eps: Epsilon of all norms. No file of weights states it, and another value gives other
+            outputs without any error.
     """
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
+    norm_eps: float = NORM_EPS
 
 
 # tiny to xlarge: "A ConvNet for the 2020s", section 3 and appendix A.
-# atto to nano: the small models of ConvNeXt V2 (Woo et al., 2023) with V1 blocks, as timm and
-# mmpretrain train them.
+# atto to nano: the small models of ConvNeXt V2 (Woo et al., 2023, appendix A); timm and mmpretrain
+# train them with V1 blocks, too.
+# huge: ConvNeXt V2 only.
+# xxlarge: the image model of the largest CLIP of open_clip, trained with another epsilon.
 VARIANTS: dict[str, Variant] = {
     'atto': Variant((2, 2, 6, 2), (40, 80, 160, 320)),
     'femto': Variant((2, 2, 6, 2), (48, 96, 192, 384)),
@@ -34,6 +42,8 @@ VARIANTS: dict[str, Variant] = {
     'base': Variant((3, 3, 27, 3), (128, 256, 512, 1024)),
     'large': Variant((3, 3, 27, 3), (192, 384, 768, 1536)),
     'xlarge': Variant((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    'huge': Variant((3, 3, 27, 3), (352, 704, 1408, 2816)),
+    'xxlarge': Variant((3, 4, 30, 3), (384, 768, 1536, 3072), norm_eps=1e-5),
 }
 # Far beyond any network in use: larger values are mistakes, and would exhaust the memory.
 MAX_STAGES, MAX_DEPTH, MAX_DIM = 16, 1_000, 20_000

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from support.backbones import blocks
+from support.backbones import blocks, build
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt
@@ -22,7 +22,7 @@ def pointwise(request, monkeypatch):
 def pair(arch, layer_scale_init_value=1.0, **kwargs):
     """The plain and the memory-efficient form with the same weights, in training mode."""
     kwargs['layer_scale_init_value'] = layer_scale_init_value
-    plain, lean = ConvNeXt(arch, **kwargs), ConvNeXt(arch, memory_efficient=True, **kwargs)
+    plain, lean = build(arch, **kwargs), build(arch, memory_efficient=True, **kwargs)
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             if name.endswith('gamma'):  # all ones would fold into nothing
@@ -93,12 +93,15 @@ def test_a_block_keeps_its_input_and_the_hidden_map(layer_scale_init_value):
     mask = x.shape[0] * x.element_size()
     block = Block(8, 0.5, layer_scale_init_value, memory_efficient=True)
     assert kept_bytes(block, x) == [mask, size, 4 * size]
+    block = Block(8, 0.5, layer_scale_init_value, use_grn=True, memory_efficient=True)
+    assert kept_bytes(block, x) == [mask, size, 4 * size]
 
 
-def test_a_network_keeps_less_than_half():
-    plain, lean = pair(dict(depths=(3, 3, 9, 3), dims=(16, 32, 64, 128)))
+@pytest.mark.parametrize(('kwargs', 'share'), [(dict(), 0.48), (dict(use_grn=True), 0.36)])
+def test_a_network_keeps_less_than_half(kwargs, share):
+    plain, lean = pair(dict(depths=(3, 3, 9, 3), dims=(16, 32, 64, 128)), **kwargs)
     images = torch.randn(1, 3, 64, 64)
-    assert sum(kept_bytes(lean, images)) < 0.48 * sum(kept_bytes(plain, images))
+    assert sum(kept_bytes(lean, images)) < share * sum(kept_bytes(plain, images))
 
 
 def test_setting_the_attribute_of_a_backbone_changes_its_blocks(miniature):
@@ -148,6 +151,8 @@ def test_pointwise_layers_run_once():
         dict(layer_scale_init_value=0, drop_path_rate=0.5),
         dict(frozen_stages=2, drop_path_rate=0.5),
         dict(frozen_stages=4),
+        dict(use_grn=True, layer_scale_init_value=0, drop_path_rate=0.5),
+        dict(use_grn=True),
     ],
     ids=str,
 )
@@ -186,10 +191,18 @@ def test_used_twice_and_differentiated_twice(miniature):
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'), [(torch.bfloat16, 0.04), (torch.float16, 0.005)], ids=str
 )
-@pytest.mark.parametrize('layer_scale_init_value', [1.0, 1e-6])
-def test_autocast(miniature, dtype, tolerance, layer_scale_init_value):
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(layer_scale_init_value=1e-6),
+        dict(use_grn=True, layer_scale_init_value=0),
+    ],
+    ids=str,
+)
+def test_autocast(miniature, dtype, tolerance, kwargs):
     """With a gamma of 1e-6, fp16 could not hold the folded weights."""
-    nets = pair(miniature, layer_scale_init_value=layer_scale_init_value, drop_path_rate=0.3)
+    nets = pair(miniature, drop_path_rate=0.3, **kwargs)
     for net in nets:
         net.pwconv1_outputs = []
         net.stages[0][0].pwconv1.register_forward_hook(

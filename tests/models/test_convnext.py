@@ -156,6 +156,35 @@ def test_classifier_normalizes_the_pooled_map(miniature):
     assert_close(net(x), expected)
 
 
+def test_classifier_normalizes_positions_first_where_asked(miniature):
+    net = ConvNeXtClassifier(miniature, num_classes=5, head_norm_first=True)
+    trunk = build(miniature, out_indices=3, layer_scale_init_value=1e-6)
+    trunk.load_state_dict(net.state_dict(), strict=False)
+    x = torch.randn(2, 3, 64, 64)
+    assert_close(net(x), net.head(trunk(x)[0].mean((2, 3))))
+
+
+def test_classifier_without_classes_gives_the_pooled_features(miniature):
+    net = ConvNeXtClassifier(miniature, num_classes=0).eval()
+    whole = ConvNeXtClassifier(miniature, num_classes=5).eval()
+    assert not [name for name in net.state_dict() if name.startswith('head')]
+    net.load_state_dict(whole.state_dict(), strict=False)
+    x = torch.randn(2, 3, 64, 64)
+    assert net(x).shape == (2, 32)
+    assert_close(whole.head(net(x)), whole(x))
+
+
+def test_classifier_with_a_hidden_layer_and_dropout(miniature):
+    net = ConvNeXtClassifier(miniature, num_classes=5, head_hidden_size=11, dropout=0.5)
+    features = ConvNeXtClassifier(miniature, num_classes=0)
+    features.load_state_dict(net.state_dict(), strict=False)
+    x = torch.randn(2, 3, 64, 64)
+    expected = net.head(nn.functional.gelu(net.pre_logits(features(x))))
+    assert net.pre_logits.weight.shape == (11, 32) and net.head.weight.shape == (5, 11)
+    assert not torch.allclose(net(x), expected)
+    assert_close(net.eval()(x), expected)
+
+
 # Freezing and checkpointing
 
 
@@ -201,8 +230,9 @@ def test_frozen_stages_without_their_norms(miniature):
 
 @pytest.mark.parametrize('frozen_stages', [-1, 2])
 @pytest.mark.parametrize('drop_path_rate', [0.0, 0.5])
-def test_checkpointing_equals_plain(miniature, frozen_stages, drop_path_rate):
-    kwargs = dict(frozen_stages=frozen_stages, drop_path_rate=drop_path_rate)
+@pytest.mark.parametrize('use_grn', [False, True])
+def test_checkpointing_equals_plain(miniature, frozen_stages, drop_path_rate, use_grn):
+    kwargs = dict(frozen_stages=frozen_stages, drop_path_rate=drop_path_rate, use_grn=use_grn)
     plain = build(miniature, **kwargs).train()
     checkpointed = build(miniature, with_cp=True, **kwargs).train()
     checkpointed.load_state_dict(plain.state_dict())
@@ -291,17 +321,21 @@ def fresh_dynamo():
 
 
 @pytest.mark.parametrize(('channels_last', 'training'), [(True, True), (False, False)])
-def test_compiles_without_graph_break(miniature, fresh_dynamo, channels_last, training):
-    net = build(miniature, channels_last=channels_last, drop_path_rate=0.1).train(training)
+@pytest.mark.parametrize('use_grn', [False, True])
+def test_compiles_without_graph_break(miniature, fresh_dynamo, channels_last, training, use_grn):
+    net = build(miniature, channels_last=channels_last, drop_path_rate=0.1, use_grn=use_grn)
+    net.train(training)
     x = torch.randn(2, 3, 64, 64)
     explanation = torch._dynamo.explain(net)(x)
     assert explanation.graph_break_count == 0
     assert explanation.graph_count == 1
 
 
-@pytest.mark.parametrize('with_cp', [True, False])
-def test_compiled_equals_eager(miniature, fresh_dynamo, with_cp):
-    net = build(miniature, with_cp=with_cp)
+@pytest.mark.parametrize(
+    'kwargs', [dict(with_cp=True), dict(with_cp=False), dict(use_grn=True)], ids=str
+)
+def test_compiled_equals_eager(miniature, fresh_dynamo, kwargs):
+    net = build(miniature, **kwargs)
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
     x = torch.randn(2, 3, 64, 64)
     results = []

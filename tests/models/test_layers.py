@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier
-from convnext_backbones.models.layers import DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
+from convnext_backbones.models.layers import GRN, DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
@@ -32,6 +32,70 @@ def test_norms_have_the_authors_eps(miniature):
     norms = [m for net in nets for m in net.modules() if isinstance(m, nn.LayerNorm)]
     assert {norm.eps for norm in norms} == {1e-6}
     assert all(isinstance(norm, LayerNorm) for norm in norms)
+
+
+def drawn_grn(dim):
+    grn = GRN(dim)
+    for parameter in grn.parameters():
+        nn.init.normal_(parameter)
+    return grn
+
+
+def test_grn_is_the_authors_formula():
+    grn = drawn_grn(6)
+    x = torch.randn(3, 5, 7, 6)
+    x[1, ..., 2] = 0  # a dead channel: its norm has no derivative
+    response = x.square().sum((1, 2), keepdim=True).sqrt()
+    relative = response / (response.mean(-1, keepdim=True) + 1e-6)
+    assert_close(grn(x), grn.gamma * (x * relative) + grn.beta + x)
+    assert torch.equal(GRN(6)(x), x)
+    assert torch.autograd.gradcheck(drawn_grn(6).double(), x.double()[:1, :2, :3].requires_grad_())
+    x.requires_grad_()
+    grn(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_epsilon_of_grn_is_beside_the_mean_only():
+    grn = drawn_grn(4)
+    x = 1e-6 * torch.randn(1, 3, 3, 4)
+    response = x.square().sum((1, 2), keepdim=True).sqrt()
+    relative = response / (response.mean(-1, keepdim=True) + 1e-6)
+    assert_close(grn.relative(response), relative)
+    assert relative.max() < 1.5 and not grn(0 * x).isnan().any()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('half_parameters', [False, True])
+def test_grn_computes_responses_in_fp32(dtype, half_parameters):
+    grn = drawn_grn(8)
+    # The sum of squares is 7e7, above the largest number of fp16.
+    x = (30 * torch.randn(1, 200, 304, 8)).to(dtype)
+    expected = grn(x.float())
+    if half_parameters:
+        grn.to(dtype)
+    out = grn(x)
+    assert out.dtype == dtype
+    error = (out.float() - expected).abs().max() / expected.abs().max()
+    assert error < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize('axes', [0, 1, 3])
+def test_grn_loads_with_axes_of_length_one(axes):
+    grn, source = GRN(8), drawn_grn(8)
+    state = {name: t.reshape(*[1] * axes, 8) for name, t in source.state_dict().items()}
+    grn.load_state_dict(state)
+    assert torch.equal(grn.gamma, source.gamma) and torch.equal(grn.beta, source.beta)
+    assert state['gamma'].dim() == axes + 1
+    with pytest.raises(RuntimeError, match='size mismatch for gamma'):
+        grn.load_state_dict({**state, 'gamma': torch.ones(2, 4)})
+
+
+def test_grn_depends_on_the_whole_map():
+    grn = drawn_grn(6)
+    x = torch.randn(1, 8, 8, 6)
+    assert not torch.allclose(grn(x)[:, :4], grn(x[:, :4]))
+    # Maps of zeros around it change nothing.
+    assert_close(grn(nn.functional.pad(x, (0, 0, 0, 3)))[:, :, :8], grn(x))
 
 
 @pytest.mark.parametrize('convolution', [True, False])

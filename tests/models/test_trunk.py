@@ -21,6 +21,17 @@ PARAMETERS = {
     'large': 197_767_336,
     'xlarge': 350_196_968,
 }
+# With the blocks of V2: the table of the authors' repository gives these in millions.
+PARAMETERS_OF_V2 = {
+    'atto': 3_708_400,
+    'femto': 5_233_240,
+    'pico': 9_066_280,
+    'nano': 15_623_800,
+    'tiny': 28_635_496,
+    'base': 88_717_800,
+    'large': 197_956_840,
+    'huge': 660_289_640,
+}
 
 
 # Sizes, names, initialization
@@ -51,6 +62,13 @@ def test_classifier_has_the_papers_parameter_count(arch, parameters):
     assert sum(parameter.numel() for parameter in net.parameters()) == parameters
 
 
+@pytest.mark.parametrize(('arch', 'parameters'), PARAMETERS_OF_V2.items())
+def test_classifier_of_v2_has_the_authors_parameter_count(arch, parameters):
+    with torch.device('meta'):
+        net = ConvNeXtClassifier(arch, use_grn=True)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
 @pytest.mark.parametrize(('arch', 'tensors'), [('tiny', 186), ('small', 348)])
 def test_parameter_names_and_shapes_are_the_authors(arch, tensors):
     depths, dims = VARIANTS[arch].depths, VARIANTS[arch].dims
@@ -75,6 +93,66 @@ def test_default_is_the_authors_tiny():
     assert net.variant == VARIANTS['tiny']
     assert net.out_indices == (0, 1, 2, 3)
     assert {block.drop_path.rate for block in blocks(net)} == {0.0}
+
+
+def test_v2_has_two_vectors_more_and_one_less_in_each_block(miniature):
+    depths, dims = miniature['depths'], miniature['dims']
+    expected = authors_parameters(depths, dims)
+    for name in [name for name in expected if name.endswith('.gamma')]:
+        channels = expected.pop(name)[0]
+        block = name.removesuffix('.gamma')
+        expected |= {f'{block}.grn.{leaf}': (4 * channels,) for leaf in ('gamma', 'beta')}
+    found = shapes_of(ConvNeXt(miniature, use_grn=True))
+    assert {name: shape for name, shape in found.items() if name[:4] != 'norm'} == expected
+    # As in mmpretrain, both can be asked for.
+    both = shapes_of(ConvNeXt(miniature, use_grn=True, layer_scale_init_value=1.0))
+    assert 'stages.0.0.gamma' in both and 'stages.0.0.grn.gamma' in both
+
+
+@pytest.mark.parametrize(
+    ('arch', 'stem_type', 'middle'),
+    [
+        # timm's atto_ols, femto_ols, pico_ols and nano_ols
+        ('atto', 'overlap_tiered', 24),
+        ('femto', 'overlap_tiered', 24),
+        ('pico', 'overlap_tiered', 32),
+        ('nano', 'overlap', 80),
+    ],
+)
+def test_overlapping_stems(arch, stem_type, middle):
+    with torch.device('meta'):
+        net = ConvNeXt(arch, stem_type=stem_type)
+        maps = net(torch.empty(1, 3, 61, 95))
+    first, second, norm = net.downsample_layers[0]
+    dim = VARIANTS[arch].dims[0]
+    assert first.weight.shape == (middle, 3, 3, 3) and second.weight.shape == (dim, middle, 3, 3)
+    assert first.stride == second.stride == (2, 2) and first.padding == second.padding == (1, 1)
+    assert norm.normalized_shape == (dim,)
+    assert net.out_strides == (4, 8, 16, 32)
+    assert [tuple(map_.shape[2:]) for map_ in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize('patch_size', [2, 3, 8])
+def test_patch_size_is_the_stride_of_the_stem(miniature, patch_size):
+    net = ConvNeXt(miniature, patch_size=patch_size)
+    assert net.downsample_layers[0][0].weight.shape == (8, 3, patch_size, patch_size)
+    assert net.out_strides == tuple(patch_size * 2**i for i in range(4))
+    smallest = 8 * patch_size
+    assert [map_.shape[2:] for map_ in net(torch.randn(1, 3, smallest, 2 * smallest))] == [
+        (8 // 2**i, 16 // 2**i) for i in range(4)
+    ]
+    with pytest.raises(ValueError, match=f'at least {smallest} x {smallest} pixels'):
+        net(torch.randn(1, 3, smallest - 1, smallest))
+
+
+def test_epsilon_of_the_norms(miniature):
+    def epsilons(net):
+        return {module.eps for module in net.modules() if isinstance(module, nn.LayerNorm)}
+
+    assert epsilons(ConvNeXt(miniature, norm_eps=1e-3)) == {1e-3}
+    with torch.device('meta'):
+        assert epsilons(ConvNeXtClassifier('xxlarge')) == {1e-5}
+        assert epsilons(ConvNeXt('xxlarge', norm_eps=1e-6)) == {1e-6}
 
 
 @pytest.mark.parametrize('model', [ConvNeXt, ConvNeXtClassifier])

@@ -16,8 +16,17 @@ SUBSETS = [
 
 
 def build(arch, **kwargs):
-    """A backbone whose blocks matter: at the default layer scale of 1e-6 they hardly would."""
-    return ConvNeXt(arch, **{'layer_scale_init_value': 1.0, **kwargs})
+    """A backbone whose blocks matter: at the default layer scale of 1e-6 they hardly would.
+
+    GRN, which starts as an identity, gets random parameters.
+    """
+    layer_scale = None if kwargs.get('use_grn') else 1.0
+    net = ConvNeXt(arch, **{'layer_scale_init_value': layer_scale, **kwargs})
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if '.grn.' in name:
+                parameter.normal_()
+    return net
 
 
 def backward(maps):

@@ -17,6 +17,8 @@ import torch
 from hypothesis import strategies as st
 from mmengine.config import Config
 
+from convnext_backbones.models.trunk import STEM_TYPES
+
 SMALL = st.integers(-3, 8)
 ABSURD = st.sampled_from([10**6, 2**31, 2**63, -(2**63), 10**30, 10**400])
 
@@ -61,6 +63,10 @@ def constructor_arguments(draw) -> dict:
         in_chans=st.integers(1, 6),
         drop_path_rate=st.floats(0, 1, exclude_max=True) | st.fractions(0, 1),
         layer_scale_init_value=st.floats(-1, 1) | st.sampled_from([1e-6, 1e38, 1e39, 0]),
+        use_grn=st.booleans(),
+        stem_type=st.sampled_from(STEM_TYPES),
+        patch_size=st.integers(1, 5),
+        norm_eps=st.none() | st.floats(1e-7, 1e-3),
         frozen_stages=st.integers(-1, stages),
         with_cp=st.booleans(),
         memory_efficient=st.booleans(),

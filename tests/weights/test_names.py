@@ -150,7 +150,7 @@ def test_timm_has_convolutions_in_its_small_models(variant):
     exported, _ = export(state, LAYOUTS['timm'])
     small = variant in ('atto', 'femto', 'pico', 'nano')
     assert exported['stages.0.blocks.0.mlp.fc1.weight'].dim() == (4 if small else 2)
-    assert variant_name(*VARIANTS[variant].__dict__.values()) == variant
+    assert variant_name(VARIANTS[variant].depths, VARIANTS[variant].dims) == variant
 
 
 def test_torchvision_has_axes_behind_its_layer_scale(miniature):
