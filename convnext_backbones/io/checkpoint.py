@@ -38,6 +38,10 @@ EMA_CONTAINERS = ('model_ema', 'state_dict_ema')
 COMPILED = '_orig_mod.'
 # The entry of a safetensors header that holds what mmengine keeps in ``meta``, as JSON.
 META_KEY = 'convnext_backbones.meta'
+# HDF5 files begin with this: Keras' `.h5`. Its `.keras` files are archives with one inside.
+HDF5 = b'\x89HDF\r\n\x1a\n'
+KERAS_WEIGHTS = 'model.weights.h5'
+KERAS_CONTAINERS = ('hdf5', 'keras')
 # Other files that users find under the name of a checkpoint, by their first bytes in lower case.
 TEXTS = (
     (b'<', 'a web page or another text with tags, not what the page links to'),
@@ -66,10 +70,16 @@ def read_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is a folder, is not a checkpoint, is damaged, or would execute code.
+        ValueError: The file is a folder, is not a checkpoint, is a file of Keras, is damaged, or
+            would execute code.
     """
     path = os.fspath(path)
     kind = check_container(path)
+    if kind in KERAS_CONTAINERS:
+        raise ValueError(
+            f'expected a checkpoint of PyTorch, got the Keras file {path!r}; '
+            'tools/convert_weights.py --to official makes one of it'
+        )
     try:
         if kind == 'safetensors':
             return _read_safetensors(path, map_location)
@@ -86,12 +96,13 @@ def check_container(path: str | os.PathLike) -> str:
     """Refuse files that cannot be checkpoints, and harmful archives, without reading the contents.
 
     Returns:
-        'safetensors', 'zip' (the format of torch since 1.6) or 'pickle' (the one before).
+        'safetensors', 'zip' (the format of torch since 1.6), 'pickle' (the one before), 'hdf5'
+        (Keras' `.h5`) or 'keras' (its `.keras`).
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is a folder, is empty, is a web page or another kind of text, or is an
-            archive that torch did not write.
+            archive that neither torch nor Keras wrote.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -108,17 +119,21 @@ def check_container(path: str | os.PathLike) -> str:
     # The length of a JSON header, and its opening brace.
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < size:
         return 'safetensors'
+    if head.startswith(HDF5):
+        return 'hdf5'
     if head.startswith(b'PK'):
-        _check_zip(path, size)
-        return 'zip'
+        return 'keras' if KERAS_WEIGHTS in _check_zip(path, size) else 'zip'
     for start, what in TEXTS:
         if head.lstrip().lower().startswith(start):
             raise ValueError(_unreadable(path, f'the file is {what}'))
     return 'pickle'
 
 
-def _check_zip(path: str, size: int) -> None:
-    """Refuse archives that torch did not write; torch stores members uncompressed, side by side.
+def _check_zip(path: str, size: int) -> list[str]:
+    """Refuse archives that neither torch nor Keras wrote; both store members uncompressed.
+
+    Returns:
+        The names of the members.
 
     Raises:
         ValueError: The archive is damaged, is a program, would expand, or names members outside of
@@ -150,6 +165,7 @@ def _check_zip(path: str, size: int) -> None:
             f'refused the checkpoint {path!r}: its members expand when they are read, and torch '
             'writes none that do; use a file that torch.save wrote'
         )
+    return names
 
 
 def check_sums(path: str | os.PathLike) -> None:
