@@ -137,21 +137,18 @@ def variants() -> str:
 
 
 def weights() -> str:
-    """Tabulate the published weights of ImageNet; those of detectors are beside their configs."""
+    """Tabulate the published weights; those of detectors are beside their configs."""
     from convnext_backbones import PUBLISHED
 
-    form = re.compile(r'convnext_(\w+?)_(1k|22k|22k_1k)_(\d+)(_ema)?')
-    data = {
-        '1k': 'ImageNet-1K',
-        '22k': 'ImageNet-22K',
-        '22k_1k': 'ImageNet-22K, then 1K',
-    }
-    rows = [
-        (f'`{name}`', f'`{found[1]}`', data[found[2]], found[3], 'averaged' if found[4] else '')
-        for name in PUBLISHED
-        if (found := form.fullmatch(name))
-    ]
-    return table(('name', 'arch', 'trained on', 'pixels', 'weights'), rows)
+    rows = {name: one.facts() for name, one in PUBLISHED.items() if not one.method}
+    headings = ['name', *next(iter(rows.values()))]
+    return table(
+        headings,
+        (
+            (f'`{name}`', *('' if value is None else value for value in facts.values()))
+            for name, facts in rows.items()
+        ),
+    )
 
 
 def versions() -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -118,15 +118,21 @@ def may_download() -> bool:
     return os.environ.get(OFFLINE_VARIABLE, '0') in ('', '0')
 
 
-def _folders(url: str, official: bool) -> list[Path]:
-    """Return the folders to search for the file of ``url``; downloads go to the last one."""
+def weight_folders() -> list[Path]:
+    """Return the folders to search for weights; downloads go to the last one, the cache."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / 'convnext_backbones')
-    cache = cache.expanduser().absolute() / 'weights'
-    if not official:
-        cache /= hashlib.sha256(url.encode()).hexdigest()[:16]
     own = filter(None, os.environ.get(FOLDERS_VARIABLE, '').split(os.pathsep))
-    return [*(Path(folder).expanduser() for folder in own), cache]
+    return [
+        *(Path(folder).expanduser() for folder in own),
+        cache.expanduser().absolute() / 'weights',
+    ]
+
+
+def _folders(url: str, official: bool) -> list[Path]:
+    """Return the folders to search for the file of ``url``; downloads go to the last one."""
+    *own, cache = weight_folders()
+    return [*own, cache if official else cache / hashlib.sha256(url.encode()).hexdigest()[:16]]
 
 
 def fetch(
@@ -135,6 +141,7 @@ def fetch(
     size: int | None = None,
     sha256: str | None = None,
     check: Callable[[Path], object] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Path:
     """Download ``url`` into ``folder`` unless it is there, and return the path of the file.
 
@@ -148,6 +155,7 @@ def fetch(
         sha256: Its digest or the beginning of it, if known; a digest that is part of the file's
             name, as in ``model-050731f4.pth``, is checked in any case.
         check: Called with the path of the complete file before it gets its name; raises ValueError.
+        headers: Sent with the request, ``Authorization`` to the host of ``url`` only.
 
     Raises:
         ValueError: The URL cannot be used, the download failed, or the file is not the expected
@@ -162,7 +170,7 @@ def fetch(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f'.{name}.lock')):
             if not path.is_file():  # another process may have fetched it meanwhile
-                _download(url, path, size, _expected_digests(name, sha256), check)
+                _download(url, path, size, _expected_digests(name, sha256), check, headers)
     except OSError as error:
         raise ValueError(
             f'cannot keep {url} in the folder {str(path.parent)!r}: {error}; choose another folder'
@@ -176,13 +184,14 @@ def _download(
     size: int | None,
     digests: list[str],
     check: Callable[[Path], object] | None,
+    headers: Mapping[str, str] | None,
 ) -> None:
     """Download ``url`` to ``path``; see :func:`fetch`."""
     print_log(f'Downloading {url} to {path}', logger='current', level=logging.INFO)
     start = time.monotonic()
     # Always the same name, so that the next process finds what a killed one left.
     part = path.with_name(f'.{path.name}.part')
-    received, digest = receive(url, part, size)
+    received, digest = receive(url, part, size, headers)
     try:
         wrong = [expected for expected in digests if not digest.startswith(expected)]
         if wrong:

@@ -17,9 +17,10 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from email.message import Message
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -63,13 +64,17 @@ class Version:
     validator: str
 
 
-def receive(url: str, part: Path, size: int | None = None) -> tuple[int, str]:
+def receive(
+    url: str, part: Path, size: int | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Download ``url`` to ``part``, or the bytes that an earlier attempt has not received.
 
     Args:
         url: With http or https; redirections may not change the scheme.
         part: The file to write; it stays after a failure if the next attempt can continue it.
         size: Expected size in bytes; None takes the one that the server announces.
+        headers: Sent with the request. ``Authorization`` is for the host of ``url`` only: it does
+            not follow a redirection to another one.
 
     Returns:
         The number of bytes in ``part``, and their SHA-256 in hexadecimal.
@@ -79,7 +84,7 @@ def receive(url: str, part: Path, size: int | None = None) -> tuple[int, str]:
     """
     whole = False
     try:
-        response, offset = _open(url, part, size)
+        response, offset = _open(url, part, size, headers or {})
         with response:
             if not offset:
                 discard(part)
@@ -107,23 +112,48 @@ def receive(url: str, part: Path, size: int | None = None) -> tuple[int, str]:
     return received, digest
 
 
+def ask(url: str, headers: Mapping[str, str]) -> tuple[int, Message]:
+    """Return the status and the headers of a file, without the file.
+
+    Args:
+        url: With http or https. Redirections are followed within its host; one to another host,
+            such as that of a content delivery network, is the answer.
+        headers: Sent with the request.
+
+    Raises:
+        ValueError: The connection failed.
+    """
+    opener = urllib.request.build_opener(_RedirectsOfOneHost)
+    request = urllib.request.Request(url, headers=dict(headers), method='HEAD')
+    try:
+        with opener.open(request, timeout=TIMEOUT) as response:
+            return response.status, response.headers
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f'cannot download {url}: {_reason(error)}') from error
+
+
 def discard(part: Path) -> None:
     """Remove an unfinished download, and what is recorded of it."""
     _record(part).unlink(missing_ok=True)
     part.unlink(missing_ok=True)
 
 
-def _open(url: str, part: Path, size: int | None) -> tuple[HttpResponse, int]:
+def _open(
+    url: str, part: Path, size: int | None, headers: Mapping[str, str]
+) -> tuple[HttpResponse, int]:
     """Ask for the file, or for the rest of it if ``part`` holds its beginning.
 
     Returns:
         The response, and the number of bytes in ``part`` that it continues.
     """
-    opener = urllib.request.build_opener(_SameSchemeRedirects)
+    opener = urllib.request.build_opener(_SafeRedirects)
     version = _recorded_version(url, part, size)
     if version is not None:
         offset = part.stat().st_size
-        condition = {'Range': f'bytes={offset}-', 'If-Range': version.validator}
+        condition = {'Range': f'bytes={offset}-', 'If-Range': version.validator, **headers}
         try:
             response = opener.open(urllib.request.Request(url, headers=condition), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
@@ -136,7 +166,7 @@ def _open(url: str, part: Path, size: int | None) -> tuple[HttpResponse, int]:
             if response.status == http.HTTPStatus.OK:  # no ranges here, or the file has changed
                 return response, 0
             response.close()
-    return opener.open(url, timeout=TIMEOUT), 0
+    return opener.open(urllib.request.Request(url, headers=dict(headers)), timeout=TIMEOUT), 0
 
 
 def _continues(response: HttpResponse, version: Version, offset: int) -> bool:
@@ -282,8 +312,8 @@ class _LoggedProgress:
 # --- urllib ---------------------------------------------------------------------------------
 
 
-class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but not to another scheme, such as from https to http or a file."""
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but not to another scheme, and tells other hosts no token."""
 
     def redirect_request(
         self,
@@ -299,13 +329,55 @@ class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
             raise urllib.error.URLError(
                 f'it redirects to another scheme, {newurl}, which is not followed'
             )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and not _same_host(req.full_url, newurl):
+            request.remove_header('Authorization')
+        return request
+
+
+class _RedirectsOfOneHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirections of a question for headers within its host; others are the answer."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the request to follow with; called by urllib."""
+        if not _same_host(req.full_url, newurl):
+            return None
+        return urllib.request.Request(newurl, headers=req.headers, method='HEAD')
+
+
+def _same_host(url: str, other: str) -> bool:
+    """Whether two URLs have scheme, host and port in common."""
+    one, two = urlsplit(url), urlsplit(other)
+    return (one.scheme, one.netloc.lower()) == (two.scheme, two.netloc.lower())
+
+
+def _beginning(error: urllib.error.HTTPError) -> bytes:
+    """Return the beginning of the body of an answer, as far as it can be read."""
+    try:
+        return error.read(CHUNK)
+    except (OSError, http.client.HTTPException):
+        return b''
 
 
 def _reason(error: Exception) -> str:
     """Return the cause of a failed request in words."""
     if isinstance(error, urllib.error.HTTPError):
-        return f'the server answers {error.code} {error.reason}'
+        answer = f'the server answers {error.code} {error.reason}'
+        # What CloudFront and S3 answer to a signed link after its time.
+        if error.code == http.HTTPStatus.FORBIDDEN and b'AccessDenied' in _beginning(error):
+            return (
+                f'{answer}, AccessDenied: a link with a signature expires after some days; ask for '
+                'a new one where this one is from'
+            )
+        return answer
     if isinstance(error, urllib.error.URLError):
         return str(error.reason)
     return str(error) or type(error).__name__

@@ -1,132 +1,142 @@
-"""Names and addresses of published weights, and their local files."""
+"""From the name of weights to their local file."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ..io.checkpoint import check_container
-from ..io.download import SCHEMES, find_downloaded, find_or_fetch, is_url, may_download
+from ..io.download import (
+    SCHEMES,
+    find_downloaded,
+    find_or_fetch,
+    is_url,
+    may_download,
+    weight_folders,
+)
+from ..io.hub import HubPlace, find_in_hub_caches, find_or_fetch_from_hub, split_hub_name
+from .published import PUBLISHED, PublishedWeights, hint, published_name
+
+__all__ = ['PUBLISHED', 'PublishedWeights', 'local_file', 'weights_file']
+
+DINOV3_FORM = 'https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/'
 
 
-@dataclass(frozen=True)
-class PublishedWeights:
-    """A file of weights that the authors published.
+class Source(NamedTuple):
+    """How to get at weights that are named by anything but the path of a file.
 
     Attributes:
-        url: Its address.
-        size: Its size in bytes; None if it is not known.
-        sha256: Its digest in hexadecimal; None if it is not known.
+        find: Returns their file on this machine, or None.
+        fetch: The same, after downloading it if necessary.
     """
 
-    url: str
-    size: int | None = None
-    sha256: str | None = None
-
-
-# The model zoo of https://github.com/facebookresearch/ConvNeXt, by folder. The authors publish
-# neither sizes nor digests. Detectors and segmentors start from the files without `_ema`.
-PUBLISHED: dict[str, PublishedWeights] = {
-    name: PublishedWeights(f'https://dl.fbaipublicfiles.com/convnext/{folder}{name}.pth')
-    for folder, names in {
-        '': (
-            'convnext_tiny_1k_224',
-            'convnext_small_1k_224',
-            'convnext_base_1k_224',
-            'convnext_tiny_1k_224_ema',
-            'convnext_small_1k_224_ema',
-            'convnext_base_1k_224_ema',
-            'convnext_large_1k_224_ema',
-            'convnext_base_1k_384',
-            'convnext_large_1k_384',
-            'convnext_tiny_22k_224',
-            'convnext_small_22k_224',
-            'convnext_base_22k_224',
-            'convnext_large_22k_224',
-            'convnext_xlarge_22k_224',
-            'convnext_tiny_22k_1k_224',
-            'convnext_small_22k_1k_224',
-            'convnext_base_22k_1k_224',
-            'convnext_large_22k_1k_224',
-            'convnext_xlarge_22k_1k_224_ema',
-            'convnext_tiny_22k_1k_384',
-            'convnext_small_22k_1k_384',
-            'convnext_base_22k_1k_384',
-            'convnext_large_22k_1k_384',
-            'convnext_xlarge_22k_1k_384_ema',
-        ),
-        'coco/': (
-            'mask_rcnn_convnext_tiny_1k_3x',
-            'cascade_mask_rcnn_convnext_tiny_1k_3x',
-            'cascade_mask_rcnn_convnext_small_1k_3x',
-            'cascade_mask_rcnn_convnext_base_1k_3x',
-            'cascade_mask_rcnn_convnext_base_22k_3x',
-            'cascade_mask_rcnn_convnext_large_22k_3x',
-            'cascade_mask_rcnn_convnext_xlarge_22k_3x',
-        ),
-        'ade20k/': (
-            'upernet_convnext_tiny_1k_512x512',
-            'upernet_convnext_small_1k_512x512',
-            'upernet_convnext_base_1k_512x512',
-            'upernet_convnext_base_22k_640x640',
-            'upernet_convnext_large_22k_640x640',
-            'upernet_convnext_xlarge_22k_640x640',
-        ),
-    }.items()
-    for name in names
-}
+    find: Callable[[], Path | None]
+    fetch: Callable[[], Path]
 
 
 def weights_file(source: str | os.PathLike) -> Path:
     """Return the local file of ``source``, after downloading it if necessary.
 
-    See :func:`~convnext_backbones.io.download.find_or_fetch` for the folders.
+    See :func:`~convnext_backbones.io.download.find_or_fetch` for the folders, and
+    :func:`~convnext_backbones.io.hub.find_in_hub_caches` for those of the hub.
 
     Args:
-        source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+        source: The path of a file, which comes first; a name of :data:`PUBLISHED` or what
+            :func:`~convnext_backbones.weights.published.find_published` understands; a repository
+            of the Hugging Face hub, ``ORG/REPO`` or ``ORG/REPO/FILE``; or a URL.
 
     Raises:
         FileNotFoundError: There is no such name or file, or it may not be downloaded.
         ValueError: The URL cannot be used, or the download failed.
     """
-    source = os.fspath(source)
-    published = PUBLISHED.get(source)
-    if published is not None:
-        return find_or_fetch(
-            published.url, published.size, published.sha256, check_container, official=True
-        )
-    if is_url(source):
-        return find_or_fetch(source, check=check_container)
-    path = Path(source).expanduser()
-    if not path.exists():
-        close = difflib.get_close_matches(path.stem, PUBLISHED, n=1)
-        hint = f'did you mean {close[0]!r}?' if close else 'see convnext_backbones.PUBLISHED'
-        raise FileNotFoundError(
-            f'expected the name of published weights, a file or a URL, found nothing at '
-            f'{source!r}; {hint}'
-        )
-    return path
+    found = _locate(os.fspath(source))
+    return found if isinstance(found, Path) else found.fetch()
 
 
 def local_file(source: str) -> Path | None:
     """Return the file of weights on this machine; None if training would download it.
 
     Args:
-        source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+        source: As in :func:`weights_file`.
 
     Raises:
         FileNotFoundError: Training would not find the file either.
         ValueError: The URL cannot be used.
     """
-    published = PUBLISHED.get(source)
-    if published is not None:
-        found = find_downloaded(published.url, official=True)
-    elif not is_url(source):
-        return weights_file(source)
-    elif source.lower().startswith(SCHEMES):
-        found = find_downloaded(source)
-    else:
+    if is_url(source) and not source.lower().startswith(SCHEMES):
         return None  # such as torchvision://resnet50, which mmengine looks up
-    return found if found or may_download() else weights_file(source)
+    found = _locate(source)
+    if isinstance(found, Path):
+        return found
+    here = found.find()
+    return here if here or may_download() else found.fetch()
+
+
+def _locate(source: str) -> Path | Source:
+    """Return the file that ``source`` names, or the way to it.
+
+    Raises:
+        FileNotFoundError: It names nothing.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    name = published_name(source)
+    if name is not None and not is_url(source):
+        return _published(name, source)
+    if is_url(source):
+        # The digest in the names of Meta's files, whose links change, tells that it is the file.
+        official = name is not None and PUBLISHED[name].origin == 'meta'
+        return _at_address(source, official=official)
+    place = split_hub_name(source)
+    if place is not None and not Path(Path(source).parts[0]).exists():
+        return _on_hub(place, hint(source))
+    if path.exists():
+        return path
+    raise FileNotFoundError(
+        f'expected the name of published weights, a file or a URL, found nothing at '
+        f'{source!r}{hint(source)}'
+    )
+
+
+def _published(name: str, source: str) -> Path | Source:
+    """Return the file of published weights, or the way to it.
+
+    Raises:
+        FileNotFoundError: They cannot be downloaded, and are not on this machine.
+    """
+    published = PUBLISHED[name]
+    if published.url is not None:
+        return _at_address(published.url, published.size, published.sha256, official=True)
+    if published.repo is not None:
+        named = split_hub_name(source)
+        file = named.file if named is not None and named.file else published.file
+        return _on_hub(HubPlace(published.repo, file or ''), copy=published.copy)
+    if published.file is None:
+        raise FileNotFoundError(f'cannot find weights of {name!r}: {published.obstacle}')
+    for folder in weight_folders():
+        if (folder / published.file).is_file():
+            return folder / published.file
+    raise FileNotFoundError(
+        f'expected {published.file!r} on this machine, because it has no public address; ask for a '
+        f'link at {DINOV3_FORM} and give that link instead of the name, or put the file into the '
+        f'folder {str(weight_folders()[0])!r}; {published.copy!r} has the same weights'
+    )
+
+
+def _at_address(
+    url: str, size: int | None = None, sha256: str | None = None, official: bool = False
+) -> Source:
+    return Source(
+        lambda: find_downloaded(url, official),
+        lambda: find_or_fetch(url, size, sha256, check_container, official),
+    )
+
+
+def _on_hub(place: HubPlace, close: str = '', copy: str = '') -> Source:
+    return Source(
+        lambda: find_in_hub_caches(place),
+        lambda: find_or_fetch_from_hub(place, check_container, close, copy),
+    )

@@ -1,0 +1,96 @@
+"""Published weights by name: the authors', and what others trained or converted.
+
+``PUBLISHED`` has a row per file. Names are the authors' file names without ending, or repositories
+of the Hugging Face hub. Facts that nobody states, such as most sizes and digests, are left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..io.hub import split_hub_name
+from .published_distilled import dinov3, eupe, open_clip, vicregl
+from .published_timm import DEPRECATED, timm_tags
+from .published_v1 import downstream, keras, transformers, v1
+from .published_v2 import mmpretrain, v2
+from .rows import PublishedWeights
+
+__all__ = ['PUBLISHED', 'PublishedWeights', 'close_names', 'find_published', 'preprocessing']
+
+PUBLISHED: dict[str, PublishedWeights] = {
+    **v1(),
+    **downstream(),
+    **v2(),
+    **mmpretrain(),
+    **dinov3(),
+    **eupe(),
+    **vicregl(),
+    **timm_tags(),
+    **transformers(),
+    **open_clip(),
+    **keras(),
+}
+
+
+# --- looking up -----------------------------------------------------------------------------
+
+
+def find_published(name: str) -> PublishedWeights | None:
+    """Return what is known of published weights; None for a name, file or URL that is not known.
+
+    Args:
+        name: A name of :data:`PUBLISHED`, with or without ``hf-hub:`` or a file of the repository;
+            a tag of timm, also a deprecated one; the URL of a published file, whatever its query.
+    """
+    return PUBLISHED.get(published_name(name) or '')
+
+
+def published_name(name: str) -> str | None:
+    """Return the name in :data:`PUBLISHED` that ``name`` stands for; None if there is none."""
+    if name in PUBLISHED:
+        return name
+    if re.match(r'https?://', name, re.IGNORECASE):
+        path = unquote(urlsplit(name).path)
+        repo = re.match(r'/([^/]+/[^/]+)/(resolve|blob)/', path)
+        stem = repo[1] if repo else path.rpartition('/')[2].rpartition('.')[0]
+        return stem if stem in PUBLISHED else None
+    bare = name.removeprefix('timm/')
+    tag = f'timm/{DEPRECATED.get(bare, bare)}'
+    if tag in PUBLISHED:
+        return tag
+    place = split_hub_name(name)
+    return place.repo if place is not None and place.repo in PUBLISHED else None
+
+
+def close_names(name: str, count: int = 3) -> list[str]:
+    """Return the published names that are most like ``name``."""
+    names = {known.rpartition('/')[2].lower(): known for known in PUBLISHED}
+    wanted = re.sub(r'^hf[-_]hub:', '', name).rpartition('/')[2].lower()
+    wanted = re.sub(r'\.(pth|pt|bin|ckpt|safetensors|h5)$', '', wanted)
+    return [names[close] for close in difflib.get_close_matches(wanted, names, n=count)]
+
+
+def preprocessing(name: str) -> dict[str, Any]:
+    """Return what a ``data_preprocessor`` of mmdet or mmseg needs for published weights.
+
+    Args:
+        name: As in :func:`find_published`.
+
+    Raises:
+        ValueError: There are no published weights of that name.
+    """
+    published = find_published(name)
+    if published is None:
+        raise ValueError(f'expected the name of published weights, got {name!r}{hint(name)}')
+    return dict(mean=list(published.mean), std=list(published.std), bgr_to_rgb=True)
+
+
+def hint(name: str) -> str:
+    """Return the end of a sentence that names what is most like ``name``."""
+    close = close_names(name)
+    if not close:
+        return '; `python -m convnext_backbones.weights list` lists them'
+    return f'; did you mean {" or ".join(map(repr, close))}?'
