@@ -1,8 +1,9 @@
 """Convert weights to the layout of another project: tools/convert_weights.py SRC DST --to LAYOUT.
 
 SRC is the name of published weights, a file or a URL, in any of the layouts. DST is written as
-safetensors if its name ends in .safetensors, else for torch.load. A detector or segmentor keeps its
-heads, and its backbone is renamed; only OpenMMLab and the authors have such files.
+safetensors if its name ends in .safetensors, else for torch.load, or as HDF5 for Keras. A detector
+or segmentor keeps its heads, and its backbone is renamed; only OpenMMLab and the authors have such
+files, and transformers those of UperNet.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import sys
 
 from convnext_backbones.weights.convert import convert
-from convnext_backbones.weights.layouts import LAYOUTS
+from convnext_backbones.weights.layouts import EXPORTS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('source', metavar='SRC', help='a published name, a file or a URL')
     parser.add_argument('destination', metavar='DST', help='the file to write')
-    parser.add_argument('--to', required=True, choices=LAYOUTS, help='its layout')
+    parser.add_argument('--to', required=True, choices=EXPORTS, help='its layout')
     parser.add_argument(
         '--drop', action='store_true', help='skip tensors that the layout has no place for'
     )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..io.checkpoint import named_tensors, read_checkpoint, write_safetensors
-from .layouts import LAYOUTS, MMPRETRAIN, OFFICIAL, Layout
+from ..io.checkpoint import write_safetensors
+from .keras_writing import write_keras
+from .layouts import EXPORTS, KERAS, MMPRETRAIN, OFFICIAL, Layout
 from .matching import only_network
-from .names import export, in_our_shape
+from .names import export, export_heads, in_our_shape
+from .reading import read_contents
 from .zoo import weights_file
 
 
@@ -30,7 +33,7 @@ def convert(
     Args:
         source: The name of published weights, a file or a URL.
         destination: The file to write.
-        to: A name of :data:`~convnext_backbones.weights.layouts.LAYOUTS`.
+        to: A name of :data:`~convnext_backbones.weights.layouts.EXPORTS`.
         drop: Skip tensors that the layout has no place for; they are an error otherwise.
         ema: Take the averaged weights of a training checkpoint.
         prefix: The network to take from a file with several.
@@ -44,34 +47,46 @@ def convert(
             no place for.
     """
     path = weights_file(source)
-    checkpoint = read_checkpoint(path, mmap=True)
-    tensors = named_tensors(checkpoint, path, ema)
+    contents = read_contents(path, ema)
+    tensors = contents.tensors
     found = only_network(tensors, str(path), prefix)
-    layout = LAYOUTS[to]
     # Sorted, so that the result depends on the weights only, not on their order in the file.
     network = {
         name: in_our_shape(name, tensors[found.names[name]])
         for name in sorted(found.names, key=_by_number)
     }
-    others = found.others if layout in (OFFICIAL, MMPRETRAIN) else {}
-    converted, homeless = export(network, layout, inside=bool(others))
-    converted |= {name: tensors[key] for name, key in others.items()}
+    layout = EXPORTS[to]
+    heads = _their_heads(found.others, layout)
+    converted, homeless = export(network, layout, inside=bool(heads))
+    converted |= {name: tensors[key] for name, key in heads.items()}
 
-    skipped = [found.names[name] for name in homeless] + found.unknown + found.outside
-    if not others:
+    skipped = [found.names[name] for name in homeless]
+    skipped += found.unknown + found.outside
+    if not heads:
         skipped += found.others.values()
     if skipped and not drop:
         raise ValueError(
             f'expected only tensors that the layout {to} has a place for, got {len(skipped)} '
             f'others in {str(path)!r}, such as {skipped[0]}; --drop skips them'
         )
-    meta = (checkpoint.get('meta') or {}) if others else None
-    _write(Path(destination), converted, layout, meta)
+    has_meta = bool(heads) and layout in (OFFICIAL, MMPRETRAIN)
+    _write(Path(destination), converted, layout, contents.meta if has_meta else None)
     renamed = ', its norm3 as the norm of the classifier' if found.renamed_norm else ''
     return (
-        f'{path} ({found.layout.name}{renamed}) -> {destination} ({to}): {len(converted)} tensors, '
-        f'{len(skipped)} skipped'
+        f'{path} ({contents.form or found.layout.name}{renamed}) -> {destination} ({to}): '
+        f'{len(converted)} tensors, {len(skipped)} skipped'
     )
+
+
+def _their_heads(others: Mapping[str, str], layout: Layout) -> dict[str, str]:
+    """Return the names in ``layout`` of the tensors beside a backbone, and their names in the file.
+
+    OpenMMLab's and the authors' files keep any; transformers has UperNet. None if there is no
+    place for them.
+    """
+    if layout in (OFFICIAL, MMPRETRAIN):
+        return dict(others)
+    return {theirs: others[ours] for ours, theirs in export_heads(others, layout).items()}
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -86,7 +101,9 @@ def _write(
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         draft = Path(folder, destination.name)
-        if destination.suffix == '.safetensors':
+        if layout is KERAS:
+            write_keras(draft, tensors)
+        elif destination.suffix == '.safetensors':
             write_safetensors(draft, tensors, meta)
         else:
             # Given a path, torch.save would store the name of the file in its contents.

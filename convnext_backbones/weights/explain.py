@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..io.wording import first_names
-from ..models.convnext import ConvNeXt, ConvNeXtClassifier
 from .layouts import MMPRETRAIN_FINAL_NORM
 from .names import OUTPUT_NORM, Recognized, sizes, variant_name
+from .options import ConvNeXtModel, hidden_differences, visible_differences
 from .report import LoadReport
+from .rows import CLIP, IMAGENET, NORMALIZATIONS, PublishedWeights
 
 # Names that reveal a network that is not a ConvNeXt of this package.
 FOREIGN = (
-    (r'(^|\.)grn\.|conv_depthwise', 'it looks like a ConvNeXt V2, which has other blocks'),
     (r'(^|\.)layer1\.0\.conv1\.', 'it looks like a ResNet'),
     (r'(^|\.)(patch_embed|cls_token|relative_position)', 'it looks like a vision transformer'),
 )
+# The place of the trunk in CLIP models of open_clip.
+CLIP_PREFIX = 'visual.trunk.'
+
+
+@dataclass
+class Comparison:
+    """A file beside a model.
+
+    Attributes:
+        report: The outcome for every tensor.
+        found: The names in the file.
+        network: The tensors of the ConvNeXt in the file under the authors' names.
+        convnext: The ConvNeXt of the model.
+        inside: Whether the model is a detector or segmentor around it.
+        sources: The tensors of the file under the names of the model.
+        target: The tensors of the model.
+        published: What is known of the file, if it was given by its name.
+    """
+
+    report: LoadReport
+    found: Recognized
+    network: Mapping[str, Tensor]
+    convnext: ConvNeXtModel
+    inside: bool
+    sources: Mapping[str, Tensor]
+    target: Mapping[str, Tensor]
+    published: PublishedWeights | None = None
 
 
 def foreign_networks(keys: Iterable[str]) -> list[str]:
@@ -27,9 +55,7 @@ def foreign_networks(keys: Iterable[str]) -> list[str]:
     return [cause for pattern, cause in FOREIGN if any(re.search(pattern, key) for key in names)]
 
 
-def difference_in_size(
-    network: Mapping[str, Tensor], convnext: ConvNeXt | ConvNeXtClassifier
-) -> str | None:
+def difference_in_size(network: Mapping[str, Tensor], convnext: ConvNeXtModel) -> str | None:
     """Return how the sizes of a file differ from those of a model; None if they do not.
 
     Args:
@@ -49,24 +75,11 @@ def difference_in_size(
     )
 
 
-def find_surprises(
-    report: LoadReport,
-    found: Recognized,
-    expect_norms: bool,
-    sources: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-) -> list[str]:
-    """Return phrases about what does not fit, and about likely causes.
-
-    Args:
-        report: The outcome for every tensor.
-        found: The names in the file.
-        expect_norms: Whether the file should have output norms, as that of a detector.
-        sources: The tensors of the file under the names of the model.
-        target: The tensors of the model.
-    """
+def find_surprises(case: Comparison) -> list[str]:
+    """Return phrases about what does not fit, and about likely causes."""
+    report, found = case.report, case.found
     missing = report.missing
-    if not expect_norms and not any(map(OUTPUT_NORM.match, found.names)):
+    if not case.inside and not any(map(OUTPUT_NORM.match, found.names)):
         missing = [name for name in missing if not OUTPUT_NORM.match(name)]
     surprises = [
         f'{len(names)} {what} ({first_names(names)})'
@@ -78,36 +91,36 @@ def find_surprises(
         )
         if names
     ]
-    scale = next(theirs for theirs, ours in found.layout.table if ours.endswith('.gamma'))
-    if any(key.endswith(scale.rpartition('.')[2]) for key in report.unexpected):
-        surprises.append('the model has no layer scale, build it with layer_scale_init_value=1.0')
-    if any(name.endswith('.gamma') for name in missing):
-        surprises.append('the file has no layer scale, build with layer_scale_init_value=0')
-    if expect_norms and not found.others:
+    hidden = hidden_differences(found, case.network, case.convnext)
+    if not hidden and case.published and case.published.obstacle:
+        hidden = [case.published.obstacle]
+    surprises += hidden
+    if missing or report.unexpected or report.mismatched:
+        surprises += visible_differences(case.network, case.convnext)
+    if case.inside and not found.others:
         surprises.append('the file holds a backbone only, load it into model.backbone')
     surprises += foreign_networks(report.unexpected)
     if report.mismatched:
         name = report.mismatched[0]
-        theirs, ours = describe(sources[name]), describe(target[name])
+        theirs, ours = describe(case.sources[name]), describe(case.target[name])
         surprises.append(f'{name} is {theirs} in the file and {ours} in the model')
+    difference = difference_in_size(case.network, case.convnext)
+    if surprises and difference:
+        surprises.append(difference)
     return surprises
 
 
-def write_notes(
-    report: LoadReport,
-    found: Recognized,
-    sources: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-) -> list[str]:
+def write_notes(case: Comparison) -> list[str]:
     """Return sentences about things that were detected or changed during loading."""
+    report = case.report
     notes = []
-    if found.renamed_norm:
+    if case.found.renamed_norm:
         notes.append(
             f'{MMPRETRAIN_FINAL_NORM} of this file is the norm of a classifier after pooling, '
             'which has this name in mmpretrain; it is not used as the norm of the fourth output'
         )
     for name in report.adapted:
-        channels = target[name].shape[1]
+        channels = case.target[name].shape[1]
         how = 'repeated in turn' if channels > 3 else 'averaged'
         notes.append(
             f'for {channels} input channels, the weights of R, G and B were {how} and scaled by '
@@ -117,9 +130,25 @@ def write_notes(
         name = report.converted[0]
         notes.append(
             f'{len(report.converted)} tensors were converted, such as {name} from '
-            f'{sources[name].dtype} to {target[name].dtype}'
+            f'{case.sources[name].dtype} to {case.target[name].dtype}'
         )
-    return notes
+    return notes + _note_on_pixels(case)
+
+
+def _note_on_pixels(case: Comparison) -> list[str]:
+    """Return a note if the weights were trained with another mean and std than ImageNet's."""
+    name = IMAGENET
+    if case.published is not None:
+        name = case.published.normalization
+    elif f'.{case.found.prefix}'.endswith(f'.{CLIP_PREFIX}'):
+        name = CLIP
+    if name == IMAGENET:
+        return []
+    mean, std = NORMALIZATIONS[name]
+    return [
+        f'these weights were trained with the mean {list(mean)} and the std {list(std)} of R, G '
+        f'and B ({name}), not those of ImageNet: set them in the data_preprocessor'
+    ]
 
 
 def describe(tensor: Tensor) -> str:

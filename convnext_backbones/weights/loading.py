@@ -17,9 +17,10 @@ from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..io.checkpoint import named_tensors, read_checkpoint
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
 from .matching import match_weights, unwrap
+from .published import find_published
+from .reading import read_contents
 from .report import LoadReport
 from .zoo import weights_file
 
@@ -39,8 +40,10 @@ def load_weights(
     initial values, as in the authors' code. Any other file is an error that leaves the model
     untouched, unless ``strict=False``.
 
-    A stem for more than three input channels gets the weights of R, G and B in turn; one for fewer
-    gets their average. See :func:`~convnext_backbones.weights.matching.adapt_stem`.
+    Where the final norm of the file was trained on every position of the last map, as in DINOv3, it
+    fills the norm of the last output. A stem for more than three input channels gets the weights of
+    R, G and B in turn; one for fewer gets their average, see
+    :func:`~convnext_backbones.weights.matching.adapt_stem`. The report has a note on each.
 
     Args:
         model: A :class:`ConvNeXt`, a :class:`ConvNeXtClassifier`, or a detector or segmentor of
@@ -62,8 +65,10 @@ def load_weights(
             fit.
     """
     path = weights_file(source)
-    tensors = named_tensors(read_checkpoint(path, mmap=True), path, ema)
-    report, matched = match_weights(model, tensors, path, prefix)
+    contents = read_contents(path, ema)
+    published = find_published(os.fspath(source))
+    report, matched = match_weights(model, contents.tensors, path, prefix, published)
+    report.layout = contents.form or report.layout
     if report.surprises and strict:
         raise ValueError(
             f'cannot load {report.source!r} ({report.layout} layout) into '

@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from ..io.wording import first_names
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
-from .explain import difference_in_size, find_surprises, foreign_networks, write_notes
-from .layouts import LAYOUTS
+from .explain import (
+    Comparison,
+    difference_in_size,
+    find_surprises,
+    foreign_networks,
+    write_notes,
+)
+from .layouts import LAYOUTS, TIMM
 from .names import (
     CLASSIFIER_PART,
     OUTPUT_NORM,
@@ -22,9 +28,12 @@ from .names import (
     in_our_shape,
     recognize,
 )
+from .options import STEM
 from .report import BACKBONE, LoadReport
+from .rows import PublishedWeights
 
-STEM = 'downsample_layers.0.0.weight'
+# The parameters of a norm.
+NORM_PARAMETERS = ('weight', 'bias')
 
 
 def match_weights(
@@ -32,6 +41,7 @@ def match_weights(
     tensors: Mapping[str, Tensor],
     source: str | os.PathLike,
     prefix: str | None = None,
+    published: PublishedWeights | None = None,
 ) -> tuple[LoadReport, dict[str, Tensor]]:
     """Find the place of every tensor of a file in ``model``, without changing the model.
 
@@ -40,6 +50,7 @@ def match_weights(
         tensors: The contents of the file, by name.
         source: The file, for messages.
         prefix: As in :func:`~convnext_backbones.load_weights`.
+        published: What is known of the file, if it was given by its name.
 
     Returns:
         The report, and the tensors to copy under the names of the model.
@@ -55,7 +66,8 @@ def match_weights(
     target = model.state_dict()
     found = only_network(tensors, source, prefix)
     report = LoadReport(source, found.layout.name, unexpected=[*found.unknown])
-    offered = {root + name: key for name, key in found.names.items()}
+    report.dropped += found.discarded
+    offered = {root + name: key for name, key in _own_names(found, convnext, published).items()}
     if root:
         offered |= found.others
     report.dropped += found.outside if root else [*found.outside, *found.others.values()]
@@ -69,23 +81,65 @@ def match_weights(
             report.dropped.append(key)
         else:
             report.unexpected.append(key)
+    if _is_projection(found) and 'head.weight' in matched:
+        matched['head.bias'] = torch.zeros_like(target['head.bias'])
+        report.notes.append('the projection of the file has no bias: head.bias is zero')
     report.loaded += matched
-    report.missing += (name for name in target if name not in offered)
+    report.missing += (name for name in target if name not in {*offered, *matched})
+    if filled := [name for name in offered if OUTPUT_NORM.match(name.removeprefix(root))]:
+        report.notes += _note_on_final_norm(filled, found)
 
-    network = {name: tensors[key] for name, key in found.names.items()}
-    difference = difference_in_size(network, convnext)
+    network = {name: in_our_shape(name, tensors[key]) for name, key in found.names.items()}
     if not any(root + name in matched for name in network):
+        difference = difference_in_size(network, convnext)
         raise ValueError(
             f'nothing of {source!r} ({found.layout.name} layout) fits into '
             f'{type(model).__name__}; its first keys are {first_names(tensors)}; '
             f'{difference or "it is probably of another architecture"}'
         )
     sources = {name: tensors[key] for name, key in offered.items()}
-    report.surprises += find_surprises(report, found, bool(root), sources, target)
-    if report.surprises and difference:
-        report.surprises.append(difference)
-    report.notes += write_notes(report, found, sources, target)
+    case = Comparison(report, found, network, convnext, bool(root), sources, target, published)
+    report.surprises += find_surprises(case)
+    report.notes += write_notes(case)
     return report, matched
+
+
+def _own_names(
+    found: Recognized,
+    convnext: ConvNeXt | ConvNeXtClassifier,
+    published: PublishedWeights | None,
+) -> dict[str, str]:
+    """Return the names of ``convnext`` for the tensors of a file, and their names in the file.
+
+    They are the authors', but the final norm becomes that of the last output where it was trained
+    on every position of the last map.
+    """
+    names = dict(found.names)
+    last = f'norm{len(convnext.variant.depths) - 1}'
+    dense = found.norm_before_pooling or (published is not None and published.dense_norm)
+    if dense and hasattr(convnext, last) and f'{last}.weight' not in names:
+        for parameter in NORM_PARAMETERS:
+            if f'norm.{parameter}' in names:
+                names[f'{last}.{parameter}'] = names.pop(f'norm.{parameter}')
+    return names
+
+
+def _note_on_final_norm(filled: list[str], found: Recognized) -> list[str]:
+    """Return a note if output norms were filled from the final norm of the file."""
+    taken = [name for name in filled if name.removeprefix(BACKBONE) not in found.names]
+    if not taken:
+        return []
+    norm = taken[0].removeprefix(BACKBONE).partition('.')[0]
+    return [
+        f'the final norm of this file was trained on every position of the last map: it fills '
+        f'{norm}; the norms of the other outputs keep their values'
+    ]
+
+
+def _is_projection(found: Recognized) -> bool:
+    """Whether the head of the file is the projection of open_clip, which has no bias."""
+    has_weight = 'head.weight' in found.names
+    return found.layout is TIMM and has_weight and 'head.bias' not in found.names
 
 
 def _fit(
@@ -126,11 +180,11 @@ def adapt_stem(weight: Tensor, channels: int) -> Tensor:
     scaled by 3 / ``channels``, so that a gray image gives a response of the same scale.
 
     Args:
-        weight: The weight, of shape (C, 3, 4, 4).
+        weight: The weight, of shape (C, 3, k, k).
         channels: Number of channels of the new input.
 
     Returns:
-        A weight of shape (C, channels, 4, 4).
+        A weight of shape (C, channels, k, k).
     """
     if channels < 3:
         weight = weight.mean(1, keepdim=True).expand(-1, channels, -1, -1)
@@ -194,7 +248,7 @@ def only_network(tensors: Mapping[str, Tensor], source: str, prefix: str | None)
 def _was_built_without(convnext: ConvNeXt | ConvNeXtClassifier, name: str) -> bool:
     """Whether ``convnext`` was built without the part of a network to which ``name`` belongs."""
     if isinstance(convnext, ConvNeXtClassifier):
-        return False
+        return convnext.head is None and name.startswith(('head.', 'pre_logits.'))
     if stage := re.match(r'(?:stages|downsample_layers)\.(\d+)\.', name):
         return len(convnext.stages) <= int(stage[1]) < len(convnext.variant.depths)
     return bool(CLASSIFIER_PART.match(name) or OUTPUT_NORM.match(name))

@@ -10,14 +10,27 @@ import torch
 from torch import Tensor
 
 from ..models.variants import VARIANTS
-from .layouts import LAYOUTS, MMPRETRAIN, MMPRETRAIN_FINAL_NORM, Layout
+from .layouts import (
+    DINOV3,
+    LAYOUTS,
+    META,
+    MMPRETRAIN,
+    MMPRETRAIN_FINAL_NORM,
+    OFFICIAL,
+    PARTS,
+    TIMM,
+    TIMM_NORM_BEFORE_POOLING,
+    Layout,
+)
 from .templates import translate
 
-# The modules that hold a ConvNeXt inside a classifier, a detector or a segmentor.
-TRUNK_PREFIXES = ('backbone.', 'convnext.')
-# Parameters of a classifier that a backbone does not have: the norm after pooling, the head.
-CLASSIFIER_PART = re.compile(r'(norm|head)\.')
+# Parameters of a classifier that a backbone does not have: the final norm, the head.
+CLASSIFIER_PART = re.compile(r'(norm|pre_logits|head)\.')
 OUTPUT_NORM = re.compile(r'norm\d+\.')
+GRN = re.compile(r'stages\.\d+\.\d+\.grn\.(gamma|beta)')
+# The heads of mmseg's segmentors, and a name that only UperNet's has.
+SEGMENTATION_HEAD = re.compile(r'(decode|auxiliary)_head\.')
+UPERNET_MARK = 'decode_head.psp_modules.'
 # A tensor that every ConvNeXt has; its name identifies the layout.
 MARK = 'stages.0.0.dwconv.weight'
 
@@ -35,7 +48,10 @@ class Recognized:
             the network -> name in the file.
         outside: Names in the file that belong to other networks.
         unknown: Names in the file, inside the trunk, that no line of the table matches.
+        discarded: Names in the file with nothing to load, such as a second name of a tensor.
         renamed_norm: Whether ``norm`` was found under the name of the fourth output norm.
+        norm_before_pooling: Whether the names say that ``norm`` comes before the pooling, or was
+            trained on every position of the last map as well.
     """
 
     layout: Layout
@@ -44,7 +60,9 @@ class Recognized:
     others: dict[str, str] = field(default_factory=dict)
     outside: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
     renamed_norm: bool = False
+    norm_before_pooling: bool = False
 
 
 def find_networks(keys: Iterable[str]) -> list[tuple[Layout, str]]:
@@ -67,34 +85,56 @@ def recognize(keys: Iterable[str], layout: Layout, prefix: str) -> Recognized:
         layout: As :func:`find_networks` found it.
         prefix: As :func:`find_networks` found it.
     """
+    keys = list(keys)
+    if layout is OFFICIAL and any(_is_discarded(META, key, prefix) for key in keys):
+        layout = META
+    # Meta's names are the authors', and a file may hold more than Meta's do.
+    table = OFFICIAL.table if layout is META else layout.table
     found = Recognized(layout, prefix)
-    trunk = next((trunk for trunk in TRUNK_PREFIXES if f'.{prefix}'.endswith(f'.{trunk}')), '')
-    root = prefix.removesuffix(trunk)
+    holder = next((name for name in layout.holders if f'.{prefix}'.endswith(f'.{name}')), '')
+    root = prefix.removesuffix(holder)
     for key in keys:
         respelled = _respell(layout, key)
-        if respelled.startswith(prefix):
-            name = our_name(layout, respelled.removeprefix(prefix))
+        if _is_discarded(layout, key, prefix):
+            found.discarded.append(key)
+        elif respelled.startswith(prefix):
+            name = translate(respelled.removeprefix(prefix), table)
             if name is None or name in found.names:
                 found.unknown.append(key)
             else:
                 found.names[name] = key
         elif not key.startswith(root):
             found.outside.append(key)
-        elif head := _name_in_head(layout, key.removeprefix(root)):
-            found.names[head] = key
+        elif name := translate(key.removeprefix(root), layout.beside):
+            found.names[name] = key
         else:
-            found.others[key.removeprefix(root)] = key
+            found.others[_in_mmseg(key.removeprefix(root), layout)] = key
     if layout is MMPRETRAIN and _is_classification(found):
         found.names = {
             name.replace(MMPRETRAIN_FINAL_NORM, 'norm'): key for name, key in found.names.items()
         }
         found.renamed_norm = True
+    norm = found.names.get('norm.weight', '')
+    found.norm_before_pooling = bool(norm) and (
+        layout in (DINOV3, META)
+        or (layout is TIMM and norm.removeprefix(prefix).startswith(TIMM_NORM_BEFORE_POOLING))
+    )
     return found
 
 
-def _name_in_head(layout: Layout, name: str) -> str | None:
-    """Return the authors' name for a name in a classifier's head outside of the trunk, or None."""
-    return translate(name, ((layout.head, 'head.{p}'),)) if layout.head else None
+def _is_discarded(layout: Layout, key: str, prefix: str) -> bool:
+    """Whether the layout has nothing to load under a name of a file."""
+    if layout.discarded is None or not key.startswith(prefix):
+        return False
+    return bool(re.match(layout.discarded, key.removeprefix(prefix)))
+
+
+def _in_mmseg(name: str, layout: Layout) -> str:
+    """Return mmseg's name for a name in the heads of a segmentor; other names as they are."""
+    if SEGMENTATION_HEAD.match(name):
+        for theirs, ours in layout.heads:
+            name = name.replace(theirs, ours)
+    return name
 
 
 def _is_classification(found: Recognized) -> bool:
@@ -117,20 +157,24 @@ def their_name(layout: Layout, name: str) -> str | None:
 
 
 def our_dims(name: str) -> int | None:
-    """Return our number of axes of a tensor to which some layouts append axes of length one."""
-    found = re.fullmatch(r'stages\.\d+\.\d+\.(gamma|pwconv\d\.weight)', name)
+    """Return our number of axes of a tensor to which some layouts add axes of length one."""
+    found = re.fullmatch(r'stages\.\d+\.\d+\.(gamma|grn\.gamma|grn\.beta|pwconv\d\.weight)', name)
     if found is None:
         return None
-    return 1 if found[1] == 'gamma' else 2
+    return 2 if found[1].startswith('pwconv') else 1
 
 
 def in_our_shape(name: str, tensor: Tensor) -> Tensor:
-    """Return ``tensor`` without the trailing axes of length one that ours does not have."""
+    """Return ``tensor`` without the axes of length one that ours does not have.
+
+    They are the last of layer scales and pointwise weights, and the first of GRN.
+    """
     dims = our_dims(name)
     if dims is None or tensor.layout != torch.strided:
         return tensor
-    while tensor.dim() > dims and tensor.shape[-1] == 1:
-        tensor = tensor.squeeze(-1)
+    axis = 0 if GRN.fullmatch(name) else -1
+    while tensor.dim() > dims and tensor.shape[axis] == 1:
+        tensor = tensor.squeeze(axis)
     return tensor
 
 
@@ -142,7 +186,8 @@ def export(
     This is the inverse of :func:`recognize`.
 
     Args:
-        network: Tensors under the authors' names: of a classifier, or of a backbone.
+        network: Tensors under the authors' names, in our shapes: of a classifier, or of a
+            backbone.
         layout: The layout to produce.
         inside: Whether the network is the backbone of a detector or segmentor.
 
@@ -150,8 +195,15 @@ def export(
         The renamed tensors, and the names of tensors that the layout has no place for.
 
     Raises:
-        ValueError: A file in ``layout`` would be ambiguous to read.
+        ValueError: The project of ``layout`` has no such network, or a file in it would be
+            ambiguous to read.
     """
+    for part, (pattern, what) in PARTS.items():
+        if part not in layout.parts and any(re.match(pattern, name) for name in network):
+            raise ValueError(
+                f'expected a network that the layout {layout.name} has a place for, got one with '
+                f'{what}; the official layout has a place for all'
+            )
     norms = {name.partition('.')[0] for name in network if OUTPUT_NORM.match(name)}
     if layout is MMPRETRAIN and norms == {MMPRETRAIN_FINAL_NORM} and not inside:
         raise ValueError(
@@ -159,26 +211,67 @@ def export(
             f'classifier under the same name, {MMPRETRAIN_FINAL_NORM}; keep such a backbone in '
             'the official layout'
         )
-    trunk = layout.trunk if any(map(CLASSIFIER_PART.match, network)) else ''
-    if inside:
-        trunk = 'backbone.'
+    trunk = _trunk_prefix(network, layout, inside)
     as_convolutions = variant_name(*sizes(network)) in layout.convolutions
     exported, homeless = {}, []
     for name, tensor in network.items():
         theirs = their_name(layout, name)
         if theirs is not None:
             theirs = trunk + theirs
-        elif layout.head:
-            theirs = translate(name, (('head.{p}', layout.head),))
+        else:
+            theirs = translate(name, tuple((ours, theirs) for theirs, ours in layout.beside))
         if theirs is None:
             homeless.append(name)
             continue
-        if name.endswith('.gamma'):
-            tensor = tensor.reshape(*tensor.shape, *[1] * layout.gamma_axes)
-        elif our_dims(name) == 2 and as_convolutions:
-            tensor = tensor[..., None, None]
-        exported[theirs] = tensor
+        exported[theirs] = _in_their_shape(name, tensor, layout, as_convolutions)
+        if layout.second_name and (second := translate(name, (layout.second_name,))):
+            exported[second] = exported[theirs]
     return exported, homeless
+
+
+def _trunk_prefix(network: Iterable[str], layout: Layout, inside: bool) -> str:
+    """Return the prefix of the trunk in a file of ``layout``."""
+    if inside:
+        return 'backbone.'
+    if not any(map(CLASSIFIER_PART.match, network)):
+        return ''
+    is_v2 = any(map(GRN.fullmatch, network))
+    return layout.trunk if layout.trunk_v2 is None or not is_v2 else layout.trunk_v2
+
+
+def _in_their_shape(name: str, tensor: Tensor, layout: Layout, as_convolutions: bool) -> Tensor:
+    """Return a tensor with the axes of length one that ``layout`` adds; see :func:`our_dims`."""
+    if name.endswith('.gamma') and not GRN.fullmatch(name):
+        return tensor.reshape(*tensor.shape, *[1] * layout.gamma_axes)
+    if GRN.fullmatch(name):
+        return tensor.reshape(*[1] * layout.grn_axes, *tensor.shape)
+    if our_dims(name) == 2 and as_convolutions:
+        return tensor[..., None, None]
+    return tensor
+
+
+def export_heads(names: Iterable[str], layout: Layout) -> dict[str, str]:
+    """Return the names that ``layout`` has for the parts beside the backbone of a segmentor.
+
+    Args:
+        names: mmseg's names.
+        layout: The layout to produce.
+
+    Returns:
+        Their name by mmseg's, of all names; none if the parts are not UperNet's heads or the
+        layout has no place for them.
+    """
+    names = list(names)
+    if not layout.heads or not all(map(SEGMENTATION_HEAD.match, names)):
+        return {}
+    if not any(name.startswith(UPERNET_MARK) for name in names):
+        return {}
+    renamed = {}
+    for name in names:
+        renamed[name] = name
+        for theirs, ours in layout.heads:
+            renamed[name] = renamed[name].replace(ours, theirs)
+    return renamed
 
 
 def sizes(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:

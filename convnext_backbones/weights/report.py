@@ -21,14 +21,16 @@ class LoadReport:
 
     Attributes:
         source: The file.
-        layout: The recognized layout: official, mmpretrain, timm, torchvision or transformers.
+        layout: The recognized layout, such as ``timm``; ``sparse`` for checkpoints of one's own
+            pretraining of V2, ``keras`` for files of Keras.
         loaded: Tensors of the model that were filled.
         missing: Tensors of the model that the file does not have; they keep their values.
         mismatched: Tensors that both have, skipped because shape or type differ.
         unexpected: Tensors of the file that the model has no place for.
         dropped: Tensors of the file skipped on purpose: norm and head of a classifier, neck and
-            heads of a detector, stages and norms that the model was built without.
-        reshaped: Loaded without trailing axes of length one, such as those of 1x1 convolutions.
+            heads of a detector, stages and norms that the model was built without, other networks,
+            second names of a tensor.
+        reshaped: Loaded without axes of length one, such as those of 1x1 convolutions.
         adapted: Loaded into another number of input channels.
         converted: Loaded from another floating-point type.
         not_finite: Loaded with NaN or infinity in them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,10 @@ from convnext_backbones.benchmark.peers import import_mmpretrain
 TOLERANCE = 1e-5
 # Width and height differ, and both are divisible by 32, where all implementations agree.
 INPUT_SHAPE = (1, 3, 64, 96)
+# The sizes that were trained: huge is of V2 only, xxlarge of CLIP only, which timm builds.
+V1_VARIANTS = ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large', 'xlarge')
+V2_VARIANTS = ('atto', 'femto', 'pico', 'nano', 'tiny', 'base', 'large', 'huge')
+DINOV3_VARIANTS = ('tiny', 'small', 'base', 'large')
 
 
 class Peer:
@@ -38,14 +42,20 @@ class Peer:
 
     Attributes:
         name: The distribution on PyPI, which is also the module.
+        layout: The name of its layout in reports.
         variants: Names of our table that it has.
+        options: What our models need to be the same network.
+        head: What our classifier needs beyond that.
         has_output_norms: Whether its maps are normalized; if not, our norms are applied to them.
         renaming: (pattern, replacement) pairs that turn its parameter names into ours. Exactly
             one of them must match a name in full.
     """
 
     name: str
-    variants: tuple[str, ...] = tuple(VARIANTS)
+    layout: str
+    variants: tuple[str, ...] = V1_VARIANTS
+    options: Mapping = dict(layer_scale_init_value=1.0)
+    head: Mapping = {}
     has_output_norms = False
     renaming: tuple[tuple[str, str], ...]
 
@@ -68,6 +78,19 @@ class Peer:
     def logits(self, module: nn.Module, x: Tensor) -> Tensor:
         """The output of what :meth:`build_classifier` built, (N, 1000)."""
         return module(x)
+
+    def backbone(self, variant: str) -> ConvNeXt:
+        """Our backbone of the same network."""
+        return ConvNeXt(variant, **self.options)
+
+    def classifier(self, variant: str) -> ConvNeXtClassifier:
+        """Our classifier of the same network."""
+        return ConvNeXtClassifier(variant, **self.options, **self.head)
+
+    def tensors(self, variant: str) -> int:
+        """The number of tensors of the trunk."""
+        per_block = 10 if self.options.get('use_grn') else 9
+        return per_block * sum(VARIANTS[variant].depths) + 16
 
     def save(self, module: nn.Module, folder: Path) -> Path:
         """Write the weights of ``module`` as its users do; the file."""
@@ -105,7 +128,8 @@ class Peer:
 class Transformers(Peer):
     """Hugging Face's, which has no named sizes: it takes any."""
 
-    name = 'transformers'
+    name = layout = 'transformers'
+    version = ''
     has_output_norms = True
     renaming = (
         (r'(?:convnext\.)?embeddings\.patch_embeddings\.(\w+)', r'downsample_layers.0.0.\1'),
@@ -132,34 +156,32 @@ class Transformers(Peer):
     )
 
     def _config(self, variant: str, **kwargs):
-        from transformers import ConvNextConfig
-
         sizes = VARIANTS[variant]
-        return ConvNextConfig(
+        return self._of('Config')(
             depths=list(sizes.depths),
             hidden_sizes=list(sizes.dims),
             # Its default for the norm after pooling, 1e-12, is not the authors'.
             layer_norm_eps=1e-6,
-            layer_scale_init_value=1.0,
-            **kwargs,
+            **(kwargs if self.version else dict(layer_scale_init_value=1.0, **kwargs)),
         )
 
-    def build(self, variant: str) -> nn.Module:
-        from transformers import ConvNextBackbone
+    def _of(self, kind: str) -> type:
+        import transformers
 
+        return getattr(transformers, f'ConvNext{self.version}{kind}')
+
+    def build(self, variant: str) -> nn.Module:
         stages = [f'stage{i}' for i in range(1, 5)]
         with torch.device('meta'):
-            return ConvNextBackbone(self._config(variant, out_features=stages))
+            return self._of('Backbone')(self._config(variant, out_features=stages))
 
     def save(self, module: nn.Module, folder: Path) -> Path:
         module.save_pretrained(folder)
         return folder / 'model.safetensors'
 
     def build_classifier(self, variant: str) -> nn.Module:
-        from transformers import ConvNextForImageClassification
-
         with torch.device('meta'):
-            return ConvNextForImageClassification(self._config(variant, num_labels=1000))
+            return self._of('ForImageClassification')(self._config(variant, num_labels=1000))
 
     def maps(self, module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(module(x).feature_maps)
@@ -168,10 +190,80 @@ class Transformers(Peer):
         return module(x).logits
 
 
+class TransformersV2(Transformers):
+    """The same project's V2, in code of its own."""
+
+    version = 'V2'
+    variants = V2_VARIANTS
+    options = dict(use_grn=True)
+    renaming = (
+        (
+            r'(?:convnextv2\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\.grn\.weight',
+            r'stages.\1.\2.grn.gamma',
+        ),
+        (
+            r'(?:convnextv2\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\.grn\.bias',
+            r'stages.\1.\2.grn.beta',
+        ),
+        *((old.replace('convnext', 'convnextv2'), new) for old, new in Transformers.renaming),
+    )
+
+
+class TransformersDINOv3(Peer):
+    """The same project's DINOv3: no output norms, and one after the last stage, also per position.
+
+    Its classifier, without a head, is the model whose pooled features users take.
+    """
+
+    name = 'transformers'
+    layout = 'dinov3'
+    variants = DINOV3_VARIANTS
+    head = dict(num_classes=0)
+    renaming = (
+        (r'model\.stages\.(\d+)\.downsample_layers\.([01])\.(\w+)', r'downsample_layers.\1.\2.\3'),
+        (r'model\.stages\.(\d+)\.layers\.(\d+)\.depthwise_conv\.(\w+)', r'stages.\1.\2.dwconv.\3'),
+        (r'model\.stages\.(\d+)\.layers\.(\d+)\.layer_norm\.(\w+)', r'stages.\1.\2.norm.\3'),
+        (
+            r'model\.stages\.(\d+)\.layers\.(\d+)\.pointwise_conv([12])\.(\w+)',
+            r'stages.\1.\2.pwconv\3.\4',
+        ),
+        (r'model\.stages\.(\d+)\.layers\.(\d+)\.gamma', r'stages.\1.\2.gamma'),
+        (r'layer_norm\.(\w+)', r'norm.\1'),
+    )
+
+    def _build(self, kind: str, variant: str) -> nn.Module:
+        import transformers
+
+        config = transformers.DINOv3ConvNextConfig(
+            depths=list(VARIANTS[variant].depths),
+            hidden_sizes=list(VARIANTS[variant].dims),
+            out_features=[f'stage{i}' for i in range(1, 5)],
+        )
+        with torch.device('meta'):
+            return getattr(transformers, f'DINOv3ConvNext{kind}')(config)
+
+    def build(self, variant: str) -> nn.Module:
+        return self._build('Backbone', variant)
+
+    def build_classifier(self, variant: str) -> nn.Module:
+        return self._build('Model', variant)
+
+    def save(self, module: nn.Module, folder: Path) -> Path:
+        module.save_pretrained(folder)
+        return folder / 'model.safetensors'
+
+    def maps(self, module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(module(x).feature_maps)
+
+    def logits(self, module: nn.Module, x: Tensor) -> Tensor:
+        return module(x).pooler_output
+
+
 class MMPretrain(Peer):
     """OpenMMLab's classification package."""
 
-    name = 'mmpretrain'
+    name = layout = 'mmpretrain'
+    kwargs: Mapping = dict(layer_scale_init_value=1.0)
     has_output_norms = True
     renaming = (
         (r'(?:backbone\.)?(downsample_layers\.\d+\.[01]\.\w+)', r'\1'),
@@ -198,7 +290,7 @@ class MMPretrain(Peer):
             out_indices=(0, 1, 2, 3),
             gap_before_final_norm=False,
             linear_pw_conv=linear_pw_conv,
-            layer_scale_init_value=1.0,
+            **self.kwargs,
         )
 
     def build_classifier(self, variant: str) -> nn.Module:
@@ -208,7 +300,7 @@ class MMPretrain(Peer):
         width = VARIANTS[variant].dims[-1]
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             return ImageClassifier(
-                backbone=dict(type='ConvNeXt', arch=variant, layer_scale_init_value=1.0),
+                backbone=dict(type='ConvNeXt', arch=variant, **self.kwargs),
                 head=dict(type='LinearClsHead', num_classes=1000, in_channels=width),
             )
 
@@ -219,10 +311,24 @@ class MMPretrain(Peer):
         return module(x, mode='tensor')
 
 
+class MMPretrainV2(MMPretrain):
+    """The same with the keywords that make it V2."""
+
+    variants = V2_VARIANTS
+    options = dict(use_grn=True)
+    kwargs = dict(use_grn=True, layer_scale_init_value=0.0)
+    renaming = (
+        (r'(?:backbone\.)?(stages\.\d+\.\d+\.grn\.(?:gamma|beta))', r'\1'),
+        *MMPretrain.renaming,
+    )
+
+
 class Timm(Peer):
     """timm, whose feature extractor has no output norms."""
 
-    name = 'timm'
+    name = layout = 'timm'
+    variants = (*V1_VARIANTS, 'xxlarge')
+    model = 'convnext_{}'
     renaming = (
         (r'stem[._]([01])\.(\w+)', r'downsample_layers.0.\1.\2'),
         (r'stages[._](\d+)\.downsample\.([01])\.(\w+)', r'downsample_layers.\1.\2.\3'),
@@ -237,22 +343,50 @@ class Timm(Peer):
         import timm
 
         return timm.create_model(
-            f'convnext_{variant}', features_only=True, out_indices=(0, 1, 2, 3), device='meta'
+            self.model.format(variant),
+            features_only=True,
+            out_indices=(0, 1, 2, 3),
+            device='meta',
         )
 
     def build_classifier(self, variant: str) -> nn.Module:
         import timm
 
-        return timm.create_model(f'convnext_{variant}', device='meta')
+        return timm.create_model(
+            self.model.format(variant),
+            num_classes=self.head.get('num_classes', 1000),
+            device='meta',
+        )
 
     def maps(self, module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(module(x))
 
 
+class TimmV2(Timm):
+    """timm's V2."""
+
+    variants = V2_VARIANTS
+    options = dict(use_grn=True)
+    model = 'convnextv2_{}'
+    renaming = (
+        (r'stages[._](\d+)\.blocks\.(\d+)\.mlp\.grn\.weight', r'stages.\1.\2.grn.gamma'),
+        (r'stages[._](\d+)\.blocks\.(\d+)\.mlp\.grn\.bias', r'stages.\1.\2.grn.beta'),
+        *Timm.renaming,
+    )
+
+
+class TimmDINOv3(Timm):
+    """timm's DINOv3: V1 without a classifier."""
+
+    variants = DINOV3_VARIANTS
+    head = dict(num_classes=0)
+    model = 'convnext_{}.dinov3_lvd1689m'
+
+
 class Torchvision(Peer):
     """torchvision, which has classifiers only: the maps are taken between its layers."""
 
-    name = 'torchvision'
+    name = layout = 'torchvision'
     variants = ('tiny', 'small', 'base', 'large')
     # Stem, stage, downsampling, stage, ...: even children of `features` change the resolution.
     renaming = (
@@ -295,7 +429,17 @@ class Torchvision(Peer):
         return tuple(maps)
 
 
-PEERS = {peer.name: peer for peer in (Transformers(), MMPretrain(), Timm(), Torchvision())}
+PEERS: dict[str, Peer] = {
+    'transformers': Transformers(),
+    'transformers V2': TransformersV2(),
+    'transformers DINOv3': TransformersDINOv3(),
+    'mmpretrain': MMPretrain(),
+    'mmpretrain V2': MMPretrainV2(),
+    'timm': Timm(),
+    'timm V2': TimmV2(),
+    'timm DINOv3': TimmDINOv3(),
+    'torchvision': Torchvision(),
+}
 
 
 @dataclass(frozen=True)
@@ -316,7 +460,7 @@ class Differences:
 def compare_backbones(peer: Peer, variant: str, dtype: torch.dtype = torch.float32) -> Differences:
     """Ours against one peer on the same random weights: maps and input gradients per stage."""
     with torch.device('meta'):
-        ours = ConvNeXt(variant, layer_scale_init_value=1.0)
+        ours = peer.backbone(variant)
     randomize(ours, dtype)
     theirs = peer.build(variant)
     theirs.eval()  # mmpretrain's returns None
@@ -327,7 +471,7 @@ def compare_backbones(peer: Peer, variant: str, dtype: torch.dtype = torch.float
 def compare_classifiers(peer: Peer, variant: str) -> Differences:
     """Ours against one peer on the same random weights: logits and their input gradients."""
     with torch.device('meta'):
-        ours = ConvNeXtClassifier(variant, layer_scale_init_value=1.0)
+        ours = peer.classifier(variant)
     randomize(ours)
     theirs = peer.build_classifier(variant).eval()
     tensors = peer.copy_weights(ours, theirs)
@@ -339,8 +483,8 @@ def compare_backbone_files(
 ) -> tuple[LoadReport, Differences]:
     """A peer with random weights against ours, which loads the file that the peer writes."""
     with torch.device('meta'):
-        weights = ConvNeXt(variant, layer_scale_init_value=1.0)
-        ours = ConvNeXt(variant, layer_scale_init_value=1.0)
+        weights = peer.backbone(variant)
+        ours = peer.backbone(variant)
     randomize(weights)
     theirs = peer.build(variant, **options)
     theirs.eval()  # mmpretrain's returns None
@@ -358,7 +502,7 @@ def compare_classifier_files(
 ) -> tuple[LoadReport, Differences]:
     """The same for the classifier and its logits."""
     with torch.device('meta'):
-        weights, ours = (ConvNeXtClassifier(variant, layer_scale_init_value=1.0) for _ in range(2))
+        weights, ours = (peer.classifier(variant) for _ in range(2))
     randomize(weights)
     theirs = peer.build_classifier(variant)
     theirs.eval()
@@ -374,11 +518,16 @@ def compare_classifier_files(
 def randomize(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Give a module on the meta device random weights that hide nothing.
 
-    Norms and layer scale, ones at the start of training, are drawn too: an affine that is
-    forgotten or swapped shows. The module is left in evaluation mode, without parameter gradients.
+    Norms and layer scale, ones at the start of training, are drawn too, and GRN, zero then: an
+    affine that is forgotten or swapped shows. The module is left in evaluation mode, without
+    parameter gradients.
     """
     module.to(dtype).to_empty(device='cpu').eval().requires_grad_(False)
     draw_parameters(module, layer_scale=(0.1, 0.3))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in module.named_parameters():
+        if '.grn.' in name:
+            parameter.uniform_(-0.5, 0.5, generator=generator)
 
 
 def _maps_of(peer: Peer, theirs: nn.Module, ours: ConvNeXt) -> Callable[[Tensor], Sequence[Tensor]]:

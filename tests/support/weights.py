@@ -9,6 +9,11 @@ from torch import nn
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier
 from convnext_backbones.io.checkpoint import named_tensors, read_checkpoint
+from convnext_backbones.weights.layouts import DINOV3, LAYOUTS, OFFICIAL
+from convnext_backbones.weights.names import export
+
+# DINOv3 has no classifiers.
+WITH_HEAD = [name for name, layout in LAYOUTS.items() if layout is not DINOV3]
 
 
 def random_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -72,9 +77,10 @@ def equal(a: Path, b: Path) -> bool:
     )
 
 
-def save_classifier(arch: dict, folder: Path) -> Path:
+def save_classifier(arch: dict, folder: Path, **options) -> Path:
     """A classifier as the authors publish theirs."""
-    torch.save({'model': ConvNeXtClassifier(arch).state_dict()}, folder / 'official.pth')
+    state = random_state(ConvNeXtClassifier(arch, **options))
+    torch.save({'model': export(state, OFFICIAL)[0]}, folder / 'official.pth')
     return folder / 'official.pth'
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.weights import equal, save_classifier, save_detector, tensors
+from support.weights import WITH_HEAD, equal, save_classifier, save_detector, tensors
 
 from convnext_backbones import ConvNeXt, load_weights
 from convnext_backbones.io.checkpoint import read_checkpoint
 from convnext_backbones.weights import convert
-from convnext_backbones.weights.layouts import LAYOUTS, MMPRETRAIN
+from convnext_backbones.weights.layouts import MMPRETRAIN
 from convnext_backbones.weights.names import export, find_networks
 from tools import convert_weights
 
@@ -36,7 +36,7 @@ def test_a_file_comes_back_from_all_layouts_bit_by_bit(start, suffix, official, 
     normal = tmp_path / 'normal.pth'
     convert_weights.main([str(official), str(normal), '--to', 'official'])
     assert equal(official, normal)
-    others = [name for name in LAYOUTS if name != 'official']
+    others = [name for name in WITH_HEAD if name != 'official']
     current = normal
     for step in (others * 2)[start : start + 4]:
         converted = tmp_path / f'{step}.{suffix}'
@@ -50,19 +50,49 @@ def test_a_file_comes_back_from_all_layouts_bit_by_bit(start, suffix, official, 
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.parametrize(('first', 'second'), [*itertools.permutations(LAYOUTS, 2)])
+def converted(source: Path, folder: Path, *layouts: str) -> Path:
+    """The file that comes out of one conversion after the other."""
+    for i, layout in enumerate(layouts):
+        target = folder / f'{i}.pth'
+        convert.convert(source, target, layout)
+        source = target
+    return source
+
+
+@pytest.mark.parametrize(('first', 'second'), [*itertools.permutations(WITH_HEAD, 2)])
 def test_every_pair_of_layouts(first, second, official, tmp_path):
-    paths = [tmp_path / f'{i}.pth' for i in range(3)]
-    for source, path, to in zip(
-        [official, *paths], paths, (first, second, 'official'), strict=False
-    ):
-        convert.convert(source, path, to)
-    assert equal(official, paths[2])
+    assert equal(official, converted(official, tmp_path, first, second, 'official'))
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'), [*itertools.permutations(('mmpretrain', 'timm', 'transformers'), 2)]
+)
+def test_every_pair_of_layouts_that_have_v2(first, second, miniature, tmp_path):
+    official = save_classifier(miniature, tmp_path, use_grn=True)
+    assert tensors(official)['stages.0.0.grn.gamma'].shape == (1, 1, 1, 32)
+    assert equal(official, converted(official, tmp_path, first, second, 'official'))
+
+
+@pytest.mark.parametrize('layouts', [('dinov3', 'meta'), ('meta', 'dinov3'), ('timm_hnf', 'meta')])
+def test_layouts_without_a_classifier(layouts, miniature, tmp_path):
+    official = save_classifier(miniature, tmp_path, num_classes=0)
+    there = converted(official, tmp_path, *layouts)
+    assert len(tensors(there)) == 63 + 2 * (layouts[-1] == 'meta')
+    # The second name of a tensor is nothing to keep.
+    assert equal(official, converted(there, tmp_path, 'official'))
+
+
+@pytest.mark.parametrize('layout', ['torchvision', 'dinov3', 'meta'])
+def test_a_network_that_a_project_does_not_have(layout, miniature, tmp_path):
+    official = save_classifier(miniature, tmp_path, use_grn=True)
+    with pytest.raises(ValueError, match=f'the layout {layout} has a place for.*ConvNeXt V2'):
+        convert.convert(official, tmp_path / 'other.pth', layout, drop=True)
+    assert not (tmp_path / 'other.pth').exists()
 
 
 def test_the_containers_of_each_project(official, tmp_path):
     entries = {}
-    for to in LAYOUTS:
+    for to in WITH_HEAD:
         convert.convert(official, tmp_path / 'file.pth', to)
         entries[to] = set(read_checkpoint(tmp_path / 'file.pth'))
     assert entries['official'] == {'model'} and entries['mmpretrain'] == {'meta', 'state_dict'}

@@ -10,7 +10,7 @@ from support.weights import broken, holds, norms, random_state, trunk
 from torch import nn
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, PretrainedConvNeXt, load_weights
-from convnext_backbones.weights.layouts import LAYOUTS
+from convnext_backbones.weights.layouts import EXPORTS
 from convnext_backbones.weights.names import export
 
 
@@ -64,14 +64,24 @@ def test_a_file_in_the_format_before_torch_1_6(classifier, backbone, tmp_path):
     assert holds(backbone, trunk(classifier))
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('use_grn', [False, True])
+@pytest.mark.parametrize('layout', [name for name in EXPORTS if name != 'keras'])
 @pytest.mark.parametrize('kind', [ConvNeXt, ConvNeXtClassifier])
-def test_every_layout_into_backbone_and_classifier(layout, kind, miniature, save):
-    model = kind(miniature)
+def test_every_layout_into_backbone_and_classifier(layout, kind, use_grn, miniature, save):
+    if use_grn and 'grn' not in EXPORTS[layout].parts:
+        pytest.skip('the project has no V2')
+    options = dict(use_grn=use_grn)
+    if kind is ConvNeXtClassifier:
+        has_head = layout not in ('dinov3', 'meta')
+        options |= dict(num_classes=9 if has_head else 0, head_norm_first=layout == 'timm_hnf')
+    model = kind(miniature, **options)
     state = random_state(model)
-    exported, homeless = export(state, LAYOUTS[layout])
+    exported, homeless = export(state, EXPORTS[layout])
     report = load_weights(model, save(exported))
-    assert report.layout == layout and report.missing == homeless and not report.surprises
+    # Without the final norm, which is in it twice, Meta's file is like the authors'.
+    names = {'timm_hnf': 'timm', 'meta': 'official' if kind is ConvNeXt else 'meta'}
+    assert report.layout == names.get(layout, layout) and report.missing == homeless
+    assert not report.surprises
     assert holds(model, {name: state[name] for name in report.loaded})
     assert len(report.loaded) + len(homeless) == len(state)
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier
-from convnext_backbones.weights.layouts import LAYOUTS, MMPRETRAIN, OFFICIAL
+from convnext_backbones.weights.layouts import EXPORTS, LAYOUTS, META, MMPRETRAIN, OFFICIAL, PARTS
 from convnext_backbones.weights.names import (
     export,
+    export_heads,
     find_networks,
     in_our_shape,
     our_name,
@@ -19,40 +20,148 @@ from convnext_backbones.weights.names import (
 LONG = dict(depths=(1, 2, 11, 1), dims=(8, 16, 24, 32))
 
 
-def weights(arch, kind=ConvNeXtClassifier) -> dict[str, torch.Tensor]:
+# Networks that not every project has, by the part that they add.
+FAMILIES = {
+    'V1': {},
+    'grn': dict(use_grn=True),
+    'overlap': dict(stem_type='overlap_tiered'),
+    'hidden': dict(head_hidden_size=12),
+}
+# Files of these share their names with files of the others.
+READ_AS = {'meta': 'official', 'keras': 'official', 'timm_hnf': 'timm'}
+
+
+def weights(arch, kind=ConvNeXtClassifier, **options) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    state = kind(arch).state_dict()
+    state = kind(arch, **options).state_dict()
     return {name: torch.rand_like(tensor) for name, tensor in state.items()}
 
 
 def read_back(exported: dict[str, torch.Tensor], layout: str) -> dict[str, torch.Tensor]:
     """What the file of a layout holds, under the authors' names."""
     ((found, prefix),) = find_networks(exported)
-    assert found is LAYOUTS[layout]
+    assert found is LAYOUTS[READ_AS.get(layout, layout)]
     names = recognize(exported, found, prefix)
-    assert not names.unknown and not names.others
+    assert not names.unknown and not names.others and not names.outside
     return {name: in_our_shape(name, exported[key]) for name, key in names.names.items()}
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
-def test_a_classifier_survives_the_layout_and_back(layout):
-    state = weights(LONG)
-    exported, homeless = export(state, LAYOUTS[layout])
-    assert not homeless and len(exported) == len(state)
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('layout', EXPORTS)
+def test_a_classifier_survives_the_layout_and_back(layout, family):
+    state = weights(LONG, **FAMILIES[family])
+    if family in PARTS and family not in EXPORTS[layout].parts:
+        with pytest.raises(ValueError, match=f'the layout {layout} has.*{PARTS[family][1][:9]}'):
+            export(state, EXPORTS[layout])
+        return
+    exported, homeless = export(state, EXPORTS[layout])
+    assert homeless == (['head.weight', 'head.bias'] if layout in ('dinov3', 'meta') else [])
     back = read_back(exported, layout)
-    assert set(back) == set(state)
-    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+    assert {*back, *homeless} == {*state}
+    assert all(torch.equal(back[name], state[name]) for name in back)
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
-def test_a_backbone_keeps_what_the_layout_has_a_place_for(layout):
-    state = weights(LONG, ConvNeXt)
-    exported, homeless = export(state, LAYOUTS[layout])
+@pytest.mark.parametrize('use_grn', [False, True])
+@pytest.mark.parametrize('layout', EXPORTS)
+def test_a_backbone_keeps_what_the_layout_has_a_place_for(layout, use_grn):
+    if use_grn and 'grn' not in EXPORTS[layout].parts:
+        return  # as the test above has it
+    state = weights(LONG, ConvNeXt, use_grn=use_grn)
+    exported, homeless = export(state, EXPORTS[layout])
     back = read_back(exported, layout)
     assert all(torch.equal(back[name], state[name]) for name in back)
     norms = [name for name in state if name.startswith('norm')]
-    assert homeless == ([] if LAYOUTS[layout].output_norms else norms)
+    if EXPORTS[layout].output_norms:
+        norms = []
+    elif layout == 'keras':
+        norms = [name for name in norms if not name.startswith('norm3')]
+    assert homeless == norms
     assert {*back, *homeless} == {*state}
+
+
+@pytest.mark.parametrize(
+    ('layout', 'name', 'shape'),
+    [
+        ('official', 'stages.1.0.grn.gamma', (1, 1, 1, 64)),
+        ('mmpretrain', 'backbone.stages.1.0.grn.gamma', (64,)),
+        ('timm', 'stages.1.blocks.0.mlp.grn.weight', (64,)),
+        ('transformers', 'convnextv2.encoder.stages.1.layers.0.grn.weight', (1, 1, 1, 64)),
+    ],
+)
+def test_each_project_has_its_names_and_shapes_of_grn(layout, name, shape):
+    state = weights(LONG, use_grn=True)
+    exported, _ = export(state, LAYOUTS[layout])
+    assert exported[name].shape == shape
+    assert torch.equal(exported[name].flatten(), state['stages.1.0.grn.gamma'])
+    shift = name.replace('gamma', 'beta').replace('weight', 'bias')
+    assert torch.equal(exported[shift].flatten(), state['stages.1.0.grn.beta'])
+
+
+@pytest.mark.parametrize('shape', [(64,), (1, 64), (1, 1, 64), (1, 1, 1, 64)])
+def test_grn_of_any_rank_becomes_ours(shape):
+    for parameter in ('gamma', 'beta'):
+        tensor = torch.rand(shape)
+        ours = in_our_shape(f'stages.1.0.grn.{parameter}', tensor)
+        assert torch.equal(ours, tensor.flatten())
+
+
+def test_meta_has_the_final_norm_twice():
+    state = weights(LONG)
+    exported, _ = export(state, META)
+    assert torch.equal(exported['norms.3.weight'], state['norm.weight'])
+    assert torch.equal(exported['norms.3.bias'], exported['norm.bias'])
+    names = [*exported, 'projectors.0.weight', 'norms.0.weight']
+    found = recognize(names, *find_networks(names)[0])
+    assert found.layout is META and found.norm_before_pooling and not found.unknown
+    assert found.discarded == [
+        'norms.3.weight',
+        'norms.3.bias',
+        'projectors.0.weight',
+        'norms.0.weight',
+    ]
+
+
+def test_the_norm_of_dinov3_is_outside_of_the_stages_in_memory():
+    exported, _ = export(weights(LONG), LAYOUTS['dinov3'])
+    names = [f'model.{name}' if name.startswith('stages') else name for name in exported]
+    found = recognize(names, *find_networks(names)[0])
+    assert found.names['norm.weight'] == 'layer_norm.weight' and found.norm_before_pooling
+    assert not (found.others or found.outside or found.unknown)
+
+
+@pytest.mark.parametrize('projection', ['linear', 'mlp'])
+def test_a_whole_model_of_open_clip(projection):
+    exported, _ = export(weights(LONG), LAYOUTS['timm'])
+    names = [f'visual.trunk.{name}' for name in exported if not name.startswith('head.fc')]
+    heads = {
+        'linear': {'visual.head.proj.weight': 'head.weight'},
+        'mlp': {
+            'visual.head.mlp.fc1.weight': 'pre_logits.weight',
+            'visual.head.mlp.fc1.bias': 'pre_logits.bias',
+            'visual.head.mlp.fc2.weight': 'head.weight',
+        },
+    }[projection]
+    text = ['positional_embedding', 'transformer.resblocks.0.mlp.c_fc.weight']
+    found = recognize([*text, *names, *heads], *find_networks(names)[0])
+    assert found.outside == text and not (found.unknown or found.others)
+    assert {theirs: ours for ours, theirs in found.names.items() if theirs in heads} == heads
+
+
+def test_the_heads_of_upernet_have_other_names_in_transformers():
+    names = [
+        'decode_head.psp_modules.3.1.conv.weight',
+        'decode_head.psp_modules.3.1.bn.running_var',
+        'decode_head.conv_seg.bias',
+        'auxiliary_head.convs.0.bn.num_batches_tracked',
+    ]
+    theirs = [name.replace('bn', 'batch_norm').replace('conv_seg', 'classifier') for name in names]
+    assert [*export_heads(names, LAYOUTS['transformers']).values()] == theirs
+    assert export_heads(names[2:], LAYOUTS['transformers']) == {}, 'these are not of UperNet'
+    assert export_heads([*names, 'neck.conv.weight'], LAYOUTS['transformers']) == {}
+    assert export_heads(names, LAYOUTS['timm']) == {}
+    mark = 'backbone.encoder.stages.0.layers.0.dwconv.weight'
+    found = recognize([mark, *theirs], *find_networks([mark])[0])
+    assert found.others == dict(zip(names, theirs, strict=True))
 
 
 @pytest.mark.parametrize('kind', [ConvNeXt, ConvNeXtClassifier])
@@ -72,7 +181,7 @@ def test_no_two_names_become_one(layout, kind):
     [
         ('torchvision', 'features.1.0.block.4.weight'),  # the GELU
         ('torchvision', 'features.2.0.block.0.weight'),  # a downsampling layer has no blocks
-        ('timm', 'stages.0.blocks.0.mlp.grn.weight'),
+        ('timm', 'stages.0.blocks.0.mlp.grn.gamma'),
         ('transformers', 'hidden_states_norms.stage0.weight'),  # they count from 1
         ('official', 'stages.0.0.dwconv.running_mean'),
     ],
@@ -148,6 +257,10 @@ def test_timm_has_convolutions_in_its_small_models(variant):
     with torch.device('meta'):
         state = ConvNeXtClassifier(variant).state_dict()
     exported, _ = export(state, LAYOUTS['timm'])
+    as_hnf, _ = export(state, EXPORTS['timm_hnf'])
+    assert as_hnf['norm_pre.weight'].shape == (VARIANTS[variant].dims[-1],)
+    has_convolutions = as_hnf['stages.0.blocks.0.mlp.fc1.weight'].dim() == 4
+    assert has_convolutions == (variant in ('atto', 'femto', 'pico', 'nano', 'tiny'))
     small = variant in ('atto', 'femto', 'pico', 'nano')
     assert exported['stages.0.blocks.0.mlp.fc1.weight'].dim() == (4 if small else 2)
     assert variant_name(VARIANTS[variant].depths, VARIANTS[variant].dims) == variant
