@@ -25,6 +25,7 @@ from .data import check_data
 from .findings import ERROR, Finding, count_levels, errors_first, one_line
 from .label_maps import UNLABELED
 from .model import check_classes
+from .preprocessing import check_preprocessing
 from .sources import build_sources
 from .training import check_batch_size, check_disk, check_imports, check_optimizer
 from .weights import check_weights
@@ -62,6 +63,7 @@ def find_problems(
         else:
             findings += check_classes(model, sources)
             findings += check_weights(cfg, model, thorough)
+            findings += check_preprocessing(cfg)
             findings += check_optimizer(cfg, model)
             findings += check_disk(cfg, model)
         ignored = {head.get('ignore_index', UNLABELED) for head in _segmentation_heads(cfg)}
