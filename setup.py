@@ -49,13 +49,17 @@ DET = [MMCV, bounded('mmdet', '>=3.2,'), bounded('pycocotools')]
 SEG = [MMCV, bounded('mmsegmentation', '>=1.2,'), bounded('ftfy'), bounded('regex')]
 # What tools/test.py --fast-eval computes COCO's numbers with.
 FAST = [bounded('faster-coco-eval')]
+# The cache that timm and transformers share; without it files of the hub are downloaded anyway.
+HUB = [bounded('huggingface_hub')]
+# What files of Keras are read and written with.
+KERAS = [bounded('h5py')]
 # scikit-learn ships the images that the sample data are made of.
 ALL = [*dict.fromkeys([*DET, *SEG]), bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
 DOCS = ('Sphinx', 'myst-parser', 'pydata-sphinx-theme')
-DEV = [*ALL, *FAST, *map(bounded, (*TESTS, *LINT, *DOCS))]
+DEV = [*ALL, *FAST, *HUB, *KERAS, *map(bounded, (*TESTS, *LINT, *DOCS))]
 
 
 NOT_SHIPPED = shutil.ignore_patterns('__*')
@@ -104,5 +108,13 @@ setup(
     package_data={'convnext_backbones': ['tested_versions*.txt']},
     install_requires=CORE,
     entry_points={'console_scripts': ['convnext-doctor = convnext_backbones.doctor:main']},
-    extras_require={'det': DET, 'seg': SEG, 'fast': FAST, 'all': ALL, 'dev': DEV},
+    extras_require={
+        'det': DET,
+        'seg': SEG,
+        'fast': FAST,
+        'hub': HUB,
+        'keras': KERAS,
+        'all': ALL,
+        'dev': DEV,
+    },
 )

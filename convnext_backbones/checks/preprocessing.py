@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,17 +41,14 @@ def check_preprocessing(cfg: Config) -> Iterator[Finding]:
 
 
 def _published_names(cfg: Config) -> Iterator[str]:
-    """Yield the names of published weights that backbones, or the whole model, start from."""
+    """Return the names of published weights that backbones, or the whole model, start from."""
     sources = [cfg.get('load_from')]
     for _, part in walk(cfg.model):
         inits = part.get('init_cfg') or ()
         for init in [inits] if isinstance(inits, Mapping) else inits:
             if init.get('type') in (PretrainedConvNeXt, PretrainedConvNeXt.__name__):
                 sources.append(init.get('checkpoint'))
-    for source in sources:
-        # A file of the user under such a name is not the published one.
-        if isinstance(source, str) and find_published(source) and not os.path.isfile(source):
-            yield source
+    return (source for source in sources if isinstance(source, str) and find_published(source))
 
 
 def _differences(part: Mapping, expected: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..io.hub import split_hub_name
+from ..io.hub import FILE_NAME, PREFIX, split_hub_name
 from .published_distilled import dinov3, eupe, open_clip, vicregl
 from .published_timm import DEPRECATED, timm_tags
 from .published_v1 import downstream, keras, transformers, v1
@@ -43,9 +44,13 @@ def find_published(name: str) -> PublishedWeights | None:
 
     Args:
         name: A name of :data:`PUBLISHED`, with or without ``hf-hub:`` or a file of the repository;
-            a tag of timm, also a deprecated one; the URL of a published file, whatever its query.
+            a tag of timm, also a deprecated one; the URL of a published file, whatever its query;
+            or the path of a file that still has its published name.
     """
-    return PUBLISHED.get(published_name(name) or '')
+    known = published_name(name)
+    if known is None and FILE_NAME.search(name):
+        known = published_name(PurePath(name).stem)
+    return PUBLISHED.get(known or '')
 
 
 def published_name(name: str) -> str | None:
@@ -66,11 +71,17 @@ def published_name(name: str) -> str | None:
 
 
 def close_names(name: str, count: int = 3) -> list[str]:
-    """Return the published names that are most like ``name``."""
-    names = {known.rpartition('/')[2].lower(): known for known in PUBLISHED}
-    wanted = re.sub(r'^hf[-_]hub:', '', name).rpartition('/')[2].lower()
-    wanted = re.sub(r'\.(pth|pt|bin|ckpt|safetensors|h5)$', '', wanted)
-    return [names[close] for close in difflib.get_close_matches(wanted, names, n=count)]
+    """Return the published names that begin with ``name``, or else those most like it."""
+    names = {_bare(known): known for known in PUBLISHED}
+    wanted = _bare(FILE_NAME.sub('', PREFIX.sub('', name)))
+    longer = [bare for bare in names if len(wanted) > 3 and bare.startswith(wanted)]
+    close = difflib.get_close_matches(wanted, names, n=count)
+    return [names[bare] for bare in dict.fromkeys([*longer, *close])][:count]
+
+
+def _bare(name: str) -> str:
+    """Return a name without its organization, in one spelling."""
+    return name.rpartition('/')[2].lower().replace('-', '_')
 
 
 def preprocessing(name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .rows import (
     PublishedWeights,
 )
 
-# --- distilled and self-supervised ----------------------------------------------------------
+# --- distilled and self-supervised ------------------------------------------------------------
 
 
 # The beginnings of SHA-256 in Meta's file names.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from .rows import APACHE_META, IN1K, IN22K, IN22K_1K, META_CDN, V1_SIZES, PublishedWeights, names_of
 
-# --- the authors of V1: https://github.com/facebookresearch/ConvNeXt ------------------------
+# --- the authors of V1: https://github.com/facebookresearch/ConvNeXt --------------------------
 
 
 def v1() -> dict[str, PublishedWeights]:
@@ -36,27 +34,27 @@ def v1() -> dict[str, PublishedWeights]:
 def downstream() -> dict[str, PublishedWeights]:
     """Return the whole detectors and segmentors."""
     found = {}
-    for method, folder, pattern, sizes in (
-        ('Mask R-CNN', 'coco', 'mask_rcnn_convnext_{}_1k_3x', 'tiny'),
-        ('Cascade Mask R-CNN', 'coco', 'cascade_mask_rcnn_convnext_{}_1k_3x', 'tiny small base'),
-        ('Cascade Mask R-CNN', 'coco', 'cascade_mask_rcnn_convnext_{}_22k_3x', 'base large xlarge'),
-        ('UperNet', 'ade20k', 'upernet_convnext_{}_1k_512x512', 'tiny small base'),
-        ('UperNet', 'ade20k', 'upernet_convnext_{}_22k_640x640', 'base large xlarge'),
+    for method, side, pattern, sizes in (
+        ('Mask R-CNN', None, 'mask_rcnn_convnext_{}_1k_3x', 'tiny'),
+        ('Cascade Mask R-CNN', None, 'cascade_mask_rcnn_convnext_{}_1k_3x', 'tiny small base'),
+        ('Cascade Mask R-CNN', None, 'cascade_mask_rcnn_convnext_{}_22k_3x', 'base large xlarge'),
+        ('UperNet', 512, 'upernet_convnext_{}_1k_512x512', 'tiny small base'),
+        ('UperNet', 640, 'upernet_convnext_{}_22k_640x640', 'base large xlarge'),
     ):
-        side = re.search(r'(\d+)x', pattern)
+        folder, classes = ('ade20k', 150) if side else ('coco', 80)
         for arch, name in names_of(pattern, sizes):
             found[name] = PublishedWeights(
                 f'{META_CDN}/convnext/{folder}/{name}.pth',
                 arch=arch,
                 pretraining=f'{IN22K if "22k" in name else IN1K}; {method} on {folder.upper()}',
-                resolution=int(side[1]) if side else None,
-                classes=80 if folder == 'coco' else 150,
+                resolution=side,
+                classes=classes,
                 method=method,
             )
     return found
 
 
-# --- copies in other formats
+# --- copies in other formats ------------------------------------------------------------------
 
 
 def transformers() -> dict[str, PublishedWeights]:

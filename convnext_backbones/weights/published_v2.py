@@ -16,7 +16,7 @@ from .rows import (
     names_of,
 )
 
-# --- V2: https://github.com/facebookresearch/ConvNeXt-V2, and copies of its files -----------
+# --- V2: https://github.com/facebookresearch/ConvNeXt-V2, and copies of its files -------------
 
 V2: dict[str, Any] = dict(family='V2', options=dict(use_grn=True), licence=NONCOMMERCIAL)
 OPENMMLAB = 'https://download.openmmlab.com'

@@ -23,6 +23,7 @@ from convnext_backbones.io.tested_versions import PYTHON, TABLE, read_table
 ROOT = Path(__file__).resolve().parents[2]
 PTH = 'convnext_backbones_ops.pth'
 STABLE = {'filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich'}
+WITHOUT_MMCV = {'fast', 'hub', 'keras'}  # extras that add to others
 LEFT_OUT = shutil.ignore_patterns(
     '.git', '.venv*', 'build', '*.egg-info', '__pycache__', 'work_dirs', 'demo_output'
 )
@@ -112,7 +113,7 @@ def test_requirements_end_after_the_tested_version(metadata):
 def test_the_metadata(metadata):
     requires = metadata.get_all('Requires-Dist')
     assert metadata['Requires-Python'] == PYTHON
-    assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'fast', 'all', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {'det', 'seg', 'all', 'dev', *WITHOUT_MMCV}
     always = {line.rstrip(';') for line in requires if 'extra' not in line}
     assert {Requirement(line).name for line in always} == {
         'torch',
@@ -121,7 +122,7 @@ def test_the_metadata(metadata):
         'setuptools',  # for mmengine
         *STABLE,
     }
-    extras = {extra for extra in metadata.get_all('Provides-Extra') if extra != 'fast'}
+    extras = set(metadata.get_all('Provides-Extra')) - WITHOUT_MMCV
     lines = [Requirement(line) for line in requires if 'mmcv' in line.partition(';')[0]]
     # pip would build mmcv without its ops.
     assert {line.name for line in lines} == {'mmcv-lite'}

@@ -52,6 +52,7 @@ def test_other_ways_of_sending(route, server, tmp_path):
         ('whole', {'sha256': 'f' * 64}, 'expected a file with the SHA-256 ffff'),
         ('page', {'check': check_container}, 'what http.*a.pth sent was not kept: .*a web page'),
         ('absent', {}, 'the server answers 404'),
+        ('expired', {}, 'answers 403 Forbidden, AccessDenied: a link .* expires .* ask for a new'),
         ('to_file', {}, 'not allowed'),
         ('to_https', {}, 'redirects to another scheme'),
     ],
@@ -111,6 +112,16 @@ def test_names_that_lead_elsewhere_and_other_schemes_are_refused(url, tmp_path):
     with pytest.raises(ValueError, match='expected a URL'):
         fetch(url, tmp_path)
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(('route', 'passes'), [('whole', True), ('page', False)])
+def test_the_digest_in_the_name_of_a_signed_link(route, passes, server, tmp_path):
+    url = f'{server.url}/{route}/model-{SHA256[:8]}.pth?Policy=a-b_&Signature=c/d&Key-Pair-Id=e'
+    if passes:
+        assert fetch(url, tmp_path) == tmp_path / f'model-{SHA256[:8]}.pth'
+    else:
+        with pytest.raises(ValueError, match=f'SHA-256 {SHA256[:8]}'):
+            fetch(url, tmp_path)
 
 
 def test_the_name_of_a_url():

@@ -107,6 +107,10 @@ class Handler(BaseHTTPRequestHandler):
     def absent(self) -> None:
         self.answer(b'', 0, status=404)
 
+    def expired(self) -> None:
+        body = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'
+        self.answer(body, len(body), status=403, Content_Type='application/xml')
+
     def moved(self) -> None:
         self.answer(b'', 0, status=302, Location=self.path.replace('moved', 'whole'))
 
