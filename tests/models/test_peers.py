@@ -4,24 +4,36 @@ timm and torchvision need another environment: tests/peers/test_timm_torchvision
 """
 
 import pytest
-from support.peer_models import PEERS, TOLERANCE, compare_backbones, compare_classifiers
+from support.peer_models import PEERS, TOLERANCE, cases, compare_backbones, compare_classifiers
 
-from convnext_backbones import VARIANTS
+MAIN = ('transformers', 'mmpretrain')
+FAST = {
+    **{name: PEERS[name].variants for name in MAIN},
+    'transformers V2': ('atto',),
+    'mmpretrain V2': ('atto',),
+    'transformers DINOv3': ('tiny',),
+}
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-@pytest.mark.parametrize('name', ['transformers', 'mmpretrain'])
+@pytest.mark.parametrize(('name', 'variant'), cases(FAST))
 def test_maps_and_input_gradients_equal(name, variant, record_property):
-    found = compare_backbones(PEERS[name], variant)
+    peer = PEERS[name]
+    found = compare_backbones(peer, variant)
     record_property('largest output difference', max(found.outputs))
     record_property('largest gradient difference', max(found.gradients))
-    assert found.tensors == 9 * sum(VARIANTS[variant].depths) + 24
+    assert found.tensors == peer.tensors(variant) + 8 * peer.has_output_norms
     assert max(found.outputs) <= TOLERANCE
     assert max(found.gradients) <= TOLERANCE
 
 
-def test_logits_and_input_gradients_equal_those_of_transformers():
-    found = compare_classifiers(PEERS['transformers'], 'tiny')
-    assert found.tensors == 182
+@pytest.mark.parametrize(
+    ('name', 'variant'),
+    cases({'transformers': ('tiny',), 'transformers V2': ('atto',), 'mmpretrain V2': ('atto',)})
+    + [pytest.param('transformers DINOv3', 'tiny')],
+)
+def test_logits_and_input_gradients_equal(name, variant):
+    peer = PEERS[name]
+    found = compare_classifiers(peer, variant)
+    assert found.tensors == peer.tensors(variant) + (2 if 'num_classes' in peer.head else 4)
     assert max(found.outputs) <= TOLERANCE
     assert max(found.gradients) <= TOLERANCE

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
@@ -440,6 +441,19 @@ PEERS: dict[str, Peer] = {
     'timm DINOv3': TimmDINOv3(),
     'torchvision': Torchvision(),
 }
+
+
+def cases(fast: Mapping[str, Sequence[str]]) -> list:
+    """Peers with all their sizes, as parameters, of which those that are not in ``fast`` are slow.
+
+    Args:
+        fast: Sizes by the name of the peer.
+    """
+    return [
+        pytest.param(name, variant, marks=[] if variant in variants else pytest.mark.slow)
+        for name, variants in fast.items()
+        for variant in PEERS[name].variants
+    ]
 
 
 @dataclass(frozen=True)
