@@ -1,9 +1,12 @@
 """The table of published weights, and how names are understood."""
 
 from collections import Counter
+from pathlib import Path
 
+import mmpretrain
 import pytest
 import torch
+import yaml
 from support.manifests import MANIFESTS
 
 from convnext_backbones import PUBLISHED, VARIANTS, ConvNeXt, ConvNeXtClassifier
@@ -156,6 +159,16 @@ def test_preprocessing():
         ValueError, match="got 'convnext_tiny_1k'; did you mean 'convnext_tiny_1k_2"
     ):
         preprocessing('convnext_tiny_1k')
+
+
+def test_the_files_of_mmpretrain_are_those_of_its_own_table():
+    """That table also names the authors' files that it converted."""
+    text = (Path(mmpretrain.__file__).parent / '.mim/configs/convnext_v2/metafile.yml').read_text()
+    models = yaml.safe_load(text)['Models']
+    ours = {one.url for one in PUBLISHED.values() if one.family == 'V2' and one.url is not None}
+    theirs = {model['Weights'] for model in models}
+    converted = {model['Converted From']['Weights'] for model in models}
+    assert theirs | converted == ours
 
 
 def test_licences_are_not_all_the_same():
