@@ -7,6 +7,7 @@ whose hidden map stays in the cache, in channels_last, with oneDNN's fused opera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.block import Block
-from ..models.layers import DropPath, LayerNorm, PointwiseLinear
+from ..models.layers import GRN, DropPath, LayerNorm, PointwiseLinear
 from .bands import even_share, fitting
 from .cache import ParameterCache
 from .classes import has_hooks, keeps_methods, runs_forward_of, swap_class
@@ -43,11 +44,13 @@ class Packed(NamedTuple):
 
     Attributes:
         dwconv: The depthwise convolution.
-        parts: Both pointwise layers, for each part of the hidden channels.
+        pwconv1: The first pointwise layer, a part of the hidden channels each.
+        pwconv2: The second one; empty where each sample has its own, see ``_in_two_passes``.
     """
 
     dwconv: Layer
-    parts: list[tuple[Layer, Layer]]
+    pwconv1: list[Layer]
+    pwconv2: list[Layer]
 
 
 class InferenceBlock(Block):
@@ -55,7 +58,8 @@ class InferenceBlock(Block):
 
     Within a band, the 4C hidden map is written and read in the cache, a part of its channels at a
     time. Layer scale is folded into the second pointwise layer, and the convolutions themselves
-    compute GELU and the residual sum.
+    compute GELU and the residual sum. GRN needs the norms of the whole hidden map: with it, the
+    bands of the hidden map are kept until all are computed.
 
     Attributes:
         packed: The packed weights of small maps.
@@ -77,7 +81,7 @@ class InferenceBlock(Block):
         It replaces ``Block.forward`` and reads the parameters of the layers. So neither the block
         nor a layer may have a forward method of its own, or be of another kind or geometry.
         """
-        methods = ('forward', '_expand', '_contract', '_contract_folded')
+        methods = ('forward', '_expand', '_contract', '_contract_folded', '_activate')
         return keeps_methods(block, cls, methods) and _has_known_layers(block)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,28 +99,62 @@ class InferenceBlock(Block):
 
     def forward_(self, x: Tensor) -> None:
         """Replace ``x``, of shape (N, C, H, W) in channels_last, by the output of the block."""
-        samples, _, height, width = x.shape
+        samples, channels, height, width = x.shape
         part = even_share(self.pwconv1.out_features, PART_CHANNELS)
         hidden = part * width * x.element_size()  # bytes of a row
         rows = even_share(height, max(fitting(hidden), MIN_BAND))
         together = even_share(samples, fitting(hidden * height)) if rows == height else 1
-        pack = partial(self._pack, part, rows, width, x.dtype)
+        # On large maps it is cheaper to scale the weights after GRN than the hidden map.
+        folds = self.grn is not None and height * width > channels
+        pack = partial(self._pack, part, rows, width, x.dtype, folds)
         if together * rows * width <= KEEP_PACKED_POSITIONS:
-            weights = self.packed.get(self, (rows, width, x.dtype), pack)
+            weights = self.packed.get(self, (rows, width, x.dtype, folds), pack)
         else:
             weights = pack()
-        for some in x.split(together):
-            # The convolution of a band reads the rows above and below, which must not have changed
-            # by then. So a band is changed after the convolution of the next one.
-            waiting: tuple[Tensor, Tensor] | None = None
-            for top in range(0, height, rows):
-                bottom = min(top + rows, height)
-                y = self._depthwise(some, top, bottom, weights)
-                if waiting is not None:
-                    self._add_branch(*waiting, weights=weights)
-                waiting = some[:, :, top:bottom], y
-            assert waiting is not None
-            self._add_branch(*waiting, weights=weights)
+        for some in x.split(1 if folds else together):
+            if self.grn is None:
+                self._in_one_pass(some, rows, weights)
+            else:
+                self._in_two_passes(some, rows, weights)
+
+    def _in_one_pass(self, x: Tensor, rows: int, weights: Packed) -> None:
+        """Replace ``x`` by the output of a block without GRN."""
+        # The convolution of a band reads the rows above and below, which must not have changed by
+        # then. So a band is changed after the convolution of the next one.
+        waiting: tuple[Tensor, Tensor] | None = None
+        for top, bottom in _bands(x.shape[2], rows):
+            y = self._depthwise(x, top, bottom, weights)
+            if waiting is not None:
+                self._add_branch(*waiting, weights=weights)
+            waiting = x[:, :, top:bottom], y
+        assert waiting is not None
+        self._add_branch(*waiting, weights=weights)
+
+    def _in_two_passes(self, x: Tensor, rows: int, weights: Packed) -> None:
+        """Replace ``x`` by the output of a block with GRN.
+
+        After GRN the hidden map is ``hidden * scale + beta``, with a scale for each channel of each
+        sample. The scale multiplies either the hidden map or, for a single sample, the weights of
+        the second pointwise layer; ``beta`` is part of the bias of that layer.
+        """
+        hidden = []
+        for top, bottom in _bands(x.shape[2], rows):
+            y = self._normalized(self._depthwise(x, top, bottom, weights))
+            hidden.append([_with_gelu(y, layer) for layer in weights.pwconv1])
+        grn = self.grn
+        assert grn is not None
+        response = torch.cat([sums_of_squares(part) for part in zip(*hidden, strict=True)], 1)
+        scale = 1 + grn.gamma * grn.relative(response.sqrt_())  # (N, 4C)
+        pwconv2 = weights.pwconv2
+        if not pwconv2:
+            part = hidden[0][0].shape[1]
+            pwconv2 = self._pack_pwconv2(part, rows, x.shape[3], x.dtype, scale[0])
+        for (top, bottom), parts in zip(_bands(x.shape[2], rows), hidden, strict=True):
+            if weights.pwconv2:
+                for part, factor in zip(parts, scale.split(parts[0].shape[1], 1), strict=True):
+                    part.mul_(factor[:, :, None, None])
+            for part, layer in zip(parts, pwconv2, strict=True):
+                _add_pointwise(x[:, :, top:bottom], part, layer)
 
     def _depthwise(self, x: Tensor, top: int, bottom: int, weights: Packed) -> Tensor:
         """Return the rows from ``top`` to ``bottom`` of the depthwise convolution of ``x``."""
@@ -130,19 +168,19 @@ class InferenceBlock(Block):
 
     def _add_branch(self, x: Tensor, y: Tensor, weights: Packed) -> None:
         """Add to ``x`` the branch that starts with the depthwise convolution ``y``."""
+        y = self._normalized(y)
+        for pwconv1, pwconv2 in zip(weights.pwconv1, weights.pwconv2, strict=True):
+            _add_pointwise(x, _with_gelu(y, pwconv1), pwconv2)
+
+    def _normalized(self, y: Tensor) -> Tensor:
         y = y.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
         norm = self.norm
         y = F.layer_norm(y, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        y = y.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        for pwconv1, pwconv2 in weights.parts:
-            hidden = torch.ops.mkldnn._convolution_pointwise(
-                y, *pwconv1, NO_PADDING, UNIT, UNIT, 1, 'gelu', [], 'none'
-            )
-            torch.ops.mkldnn._convolution_pointwise_.binary(
-                x, hidden, *pwconv2, NO_PADDING, UNIT, UNIT, 1, 'add', 1.0, None, [], None
-            )
+        return y.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
 
-    def _pack(self, part: int, rows: int, width: int, dtype: torch.dtype) -> Packed:
+    def _pack(
+        self, part: int, rows: int, width: int, dtype: torch.dtype, without_pwconv2: bool
+    ) -> Packed:
         """Return the weights for bands of shape (rows, width) and parts of the hidden channels."""
         pack = partial(_packed_layer, width=width, dtype=dtype)
         dwconv = pack(
@@ -152,18 +190,79 @@ class InferenceBlock(Block):
             padding=[0, RADIUS],
             groups=self.dwconv.in_channels,
         )
+        pwconv1 = zip(self.pwconv1.weight.split(part), self.pwconv1.bias.split(part), strict=True)
+        return Packed(
+            dwconv,
+            # Linear weights (C_out, C_in) become those of 1x1 convolutions.
+            [pack(weight[:, :, None, None], bias, rows=rows) for weight, bias in pwconv1],
+            [] if without_pwconv2 else self._pack_pwconv2(part, rows, width, dtype),
+        )
+
+    def _pack_pwconv2(
+        self, part: int, rows: int, width: int, dtype: torch.dtype, scale: Tensor | None = None
+    ) -> list[Layer]:
+        """Return the second pointwise layer, which includes layer scale, and the rest of GRN.
+
+        Args:
+            part: Hidden channels of a part.
+            rows: Of a band.
+            width: Of the map.
+            dtype: Of the weights.
+            scale: Factors of the hidden channels, of shape (4C,).
+        """
         weight: Tensor = self.pwconv2.weight
         bias: Tensor | None = self.pwconv2.bias
+        if self.grn is not None:
+            bias = bias + weight @ self.grn.beta
         if self.gamma is not None:
-            weight, bias = self.gamma[:, None] * weight, self.gamma * self.pwconv2.bias
-        parts = []
-        pwconv1 = self.pwconv1.weight.split(part), self.pwconv1.bias.split(part)
-        for up, up_bias, down in zip(*pwconv1, weight.split(part, 1), strict=True):
-            # Linear weights (C_out, C_in) become those of 1x1 convolutions.
-            first = pack(up[:, :, None, None], up_bias, rows=rows)
-            parts.append((first, pack(down[:, :, None, None], bias, rows=rows)))
+            weight, bias = self.gamma[:, None] * weight, self.gamma * bias
+        if scale is not None:
+            weight = weight * scale
+        layers = []
+        for down in weight.split(part, 1):
+            kernel = down[:, :, None, None]
+            layers.append(_packed_layer(kernel, bias, rows=rows, width=width, dtype=dtype))
             bias = None  # the sum of the parts contains it once
-        return Packed(dwconv, parts)
+        return layers
+
+
+def _bands(height: int, rows: int) -> list[tuple[int, int]]:
+    """Return the first row of each band of ``rows``, and the one after its last."""
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _with_gelu(y: Tensor, layer: Layer) -> Tensor:
+    """Return a part of the hidden map after GELU, (N, part, H, W), from the normalized ``y``."""
+    return torch.ops.mkldnn._convolution_pointwise(
+        y, *layer, NO_PADDING, UNIT, UNIT, 1, 'gelu', [], 'none'
+    )
+
+
+def _add_pointwise(x: Tensor, hidden: Tensor, layer: Layer) -> None:
+    """Add the second pointwise layer of a part of the hidden map to ``x``, in place."""
+    torch.ops.mkldnn._convolution_pointwise_.binary(
+        x, hidden, *layer, NO_PADDING, UNIT, UNIT, 1, 'add', 1.0, None, [], None
+    )
+
+
+def sums_of_squares(bands: Sequence[Tensor]) -> Tensor:
+    """Return the sums of squares, (N, C) in fp32, of the channels of a map in bands of rows.
+
+    The statistics of batch norm are the only reduction over positions that torch computes in
+    parallel and with vector instructions in channels_last.
+
+    Args:
+        bands: Of shape (N, C, rows, W) each, in channels_last.
+    """
+    samples, channels = bands[0].shape[:2]
+    total = bands[0].new_zeros((samples, channels), dtype=torch.float32)
+    running = total.new_zeros(2, channels)  # asked for, and changed, by the operator
+    for band in bands:
+        positions = band.shape[2] * band.shape[3]
+        for sums, sample in zip(total, band.split(1), strict=True):
+            mean, variance = torch.batch_norm_update_stats(sample, *running, 0.0)
+            sums += positions * (variance + mean.square())
+    return total
 
 
 def _packed_layer(
@@ -199,6 +298,7 @@ def _has_known_layers(block: Block) -> bool:
         and runs_forward_of(block.act, nn.GELU)
         and block.act.approximate == 'none'
         and runs_forward_of(block.drop_path, DropPath, nn.Identity)
+        and (block.grn is None or runs_forward_of(block.grn, GRN))
         and (block.gamma is None or block.gamma.shape == (dwconv.in_channels,))
     )
 

@@ -26,9 +26,9 @@ CALLS = ('_convolution_pointwise', '_reorder_convolution_weight')
 SIZES = [(32, 32), (33, 63), (37, 500), (500, 32), (96, 64)]
 
 
-@pytest.fixture
-def net(miniature):
-    return build(miniature)
+@pytest.fixture(params=[False, True], ids=['V1', 'V2'])
+def net(request, miniature):
+    return build(miniature, use_grn=request.param)
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def calls(monkeypatch):
 
 def build(arch, **kwargs):
     """A backbone in which every parameter matters: none is 0 or 1."""
-    net = ConvNeXt(arch, **{'layer_scale_init_value': 1.0, **kwargs})
+    layer_scale = None if kwargs.get('use_grn') else 1.0
+    net = ConvNeXt(arch, **{'layer_scale_init_value': layer_scale, **kwargs})
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -106,9 +107,10 @@ def test_same_maps_in_parts_of_the_channels(net, monkeypatch, part):
     monkeypatch.setattr(inference_block, 'PART_CHANNELS', part)
     fast = check(net, torch.randn(2, 3, 64, 96))
     block = fast.stages[-1][-1]
-    parts = block.packed.value.parts
-    assert len(parts) == -(-block.pwconv1.out_features // part) > 1
-    assert [bias is None for _, (_, bias) in parts] == [False] + [True] * (len(parts) - 1)
+    weights = block.packed.value
+    parts = len(weights.pwconv1)
+    assert parts == len(weights.pwconv2) == -(-block.pwconv1.out_features // part) > 1
+    assert [bias is None for _, bias in weights.pwconv2] == [False] + [True] * (parts - 1)
 
 
 def test_bands_share_rows_and_samples(net, monkeypatch):
@@ -146,6 +148,12 @@ def test_even_share():
     'kwargs',
     [
         dict(layer_scale_init_value=0),
+        dict(use_grn=True),
+        dict(use_grn=True, layer_scale_init_value=1.0),
+        dict(stem_type='overlap'),
+        dict(stem_type='overlap_tiered', use_grn=True),
+        dict(patch_size=2),
+        dict(norm_eps=1e-2),
         dict(out_indices=2),
         dict(out_indices=(0, 3)),
         dict(out_indices=(1, -1)),
@@ -325,7 +333,8 @@ def test_changed_parameters_are_seen(miniature, images, change, mode, built_in):
         assert_same_maps(fast(images), expected)
 
 
-def test_packed_weights_are_kept_for_small_maps_only(net, monkeypatch, calls):
+def test_packed_weights_are_kept_for_small_maps_only(miniature, monkeypatch, calls):
+    net = build(miniature)
     fast = optimize_for_inference(net)
     blocks = [module for module in fast.modules() if isinstance(module, InferenceBlock)]
 
@@ -344,6 +353,35 @@ def test_packed_weights_are_kept_for_small_maps_only(net, monkeypatch, calls):
     packings(2, 3, 64, 64)  # maps of 16 x 16, then of 8 x 8
     assert [block.packed.value is not None for block in blocks] == [False] + [True] * 4
     assert packings(2, 3, 64, 64) == 3
+
+
+@pytest.mark.parametrize('positions', [6 * 6, 2 * 2])
+def test_after_grn_the_smaller_one_is_scaled(positions, calls):
+    """Weights of the second layer for each sample on large maps, the hidden map on small ones."""
+    block = build(dict(depths=(1,), dims=(16,)), use_grn=True, out_indices=0).stages[0][0]
+    fast = copy.deepcopy(block).requires_grad_(False)
+    InferenceBlock.take_over(fast)
+    side = int(positions**0.5)
+    x = torch.randn(3, 16, side, side).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert_same_maps([fast(x)], [block(x)])
+    folds = positions > 16
+    assert (not fast.packed.value.pwconv2) == folds
+    # Depthwise and first pointwise layer once; the second one once, or once for each sample.
+    assert calls['_reorder_convolution_weight'] == 2 + (3 if folds else 1)
+
+
+def test_sums_of_squares():
+    bands_of_map = [
+        (1 + torch.randn(2, 5, rows, 7)).contiguous(memory_format=torch.channels_last)
+        for rows in (3, 3, 1)
+    ]
+    expected = torch.cat(bands_of_map, 2).double().square().sum((2, 3)).float()
+    assert_close(inference_block.sums_of_squares(bands_of_map), expected)
+    halves = [band.bfloat16() for band in bands_of_map]
+    found = inference_block.sums_of_squares(halves)
+    assert found.dtype == torch.float32
+    assert_close(found, torch.cat(halves, 2).double().square().sum((2, 3)).float())
 
 
 def test_kept_weights_do_not_keep_replaced_parameters_forever(net, images):

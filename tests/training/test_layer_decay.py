@@ -74,6 +74,28 @@ def test_groups_are_those_of_the_toolboxes(toolbox, arch, num_layers, rate, deca
             assert our[key] == pytest.approx(their[key], rel=1e-12)
 
 
+@pytest.mark.parametrize('decay_type', ['layer_wise', 'stage_wise'])
+@pytest.mark.parametrize('arch', ['atto', 'tiny', 'base', 'huge'])
+def test_groups_of_v2_are_those_of_v1_of_that_size(arch, decay_type):
+    settings = dict(decay_rate=0.7, decay_type=decay_type)
+    with torch.device('meta'):
+        module = Model(ConvNeXt(arch, use_grn=True))
+    first, second = (
+        sorted(groups(net, **settings), key=lambda group: group['group_name'])
+        for net in (model(arch), module)
+    )
+    assert [(g['group_name'], g['lr'], g['weight_decay']) for g in first] == [
+        (g['group_name'], g['lr'], g['weight_decay']) for g in second
+    ]
+    for old, new in zip(first, second, strict=True):
+        news = {name for name in new['param_names'] if '.grn.' in name}
+        olds = {name for name in old['param_names'] if name.endswith('.gamma')}
+        assert set(new['param_names']) - news == set(old['param_names']) - olds
+        # The authors advise no weight decay for them.
+        assert {name.rpartition('.grn.')[0] for name in news} == {name[:-6] for name in olds}
+        assert not news or new['weight_decay'] == 0
+
+
 def test_every_parameter_is_in_one_group_and_rates_rise_towards_the_heads():
     module = model('small')
     found = groups(module, decay_rate=0.7)
