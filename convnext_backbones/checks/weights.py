@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from ..config.walk import walk
 from ..io.checkpoint import read_checkpoint
+from ..io.download import is_url
 from ..weights.loading import PretrainedConvNeXt, load_weights
+from ..weights.published import find_published
 from ..weights.zoo import local_file
 from .findings import ERROR, WARNING, Finding, Kind, one_line, several
 
@@ -48,6 +51,11 @@ def _check_recognized(
 ) -> Iterator[Finding]:
     """Check weights for :func:`load_weights` with the backbone that ``part`` builds."""
     options = {key: init[key] for key in ('strict', 'ema', 'prefix') if key in init}
+    published = find_published(init['checkpoint'])
+    if published is not None and published.obstacle:
+        what = f'{init["checkpoint"]!r} cannot be loaded: {published.obstacle}'
+        yield Finding(ERROR, what, entry, 'name other weights')
+        return
     try:
         file = local_file(init['checkpoint'])
         if file and thorough:
@@ -63,6 +71,14 @@ def _check_plain(
     module: nn.Module, source: str, entry: str, prefix: str | None = None
 ) -> Iterator[Finding]:
     """Check weights that mmengine loads: it skips tensors whose name or shape differs."""
+    if not is_url(source) and not Path(source).expanduser().is_file():
+        what = f'expected the path of a file or a URL, found nothing at {source!r}'
+        fix = 'name other weights'
+        if find_published(source):
+            what += ', which is a name: mmengine looks up none'
+            fix = f'give the type {PretrainedConvNeXt.__name__} in the init_cfg of the backbone'
+        yield Finding(ERROR, what, entry, fix)
+        return
     try:
         file = local_file(source)
         checkpoint = read_checkpoint(file, mmap=True) if file else None

@@ -37,8 +37,8 @@ FILE_NAME = re.compile(r'\.(pth|pt|bin|ckpt|safetensors|h5|keras)$')
 SHA256 = re.compile(r'[0-9a-f]{64}')
 # The hub's words for what it refuses, in the header X-Error-Code.
 GATED, NO_REPO, NO_FILE = 'GatedRepo', 'RepoNotFound', 'EntryNotFound'
-# Its status where it gives no such word.
-UNEXPLAINED = {401: NO_REPO, 404: NO_FILE}
+BAD_TOKEN = 'BadToken'  # our word: it has none
+UNAUTHORIZED, NOT_FOUND = 401, 404
 
 
 class HubPlace(NamedTuple):
@@ -187,6 +187,11 @@ def _explain(place: HubPlace, reason: str, hint: str, copy: str) -> Exception:
             'log in with `hf auth login` or a token in HF_TOKEN; or put the file at '
             f'{str(_by_hand(place))!r}{other}'
         )
+    if reason == BAD_TOKEN:
+        return ValueError(
+            f'expected a valid token, {hub_address()} refuses the one in HF_TOKEN or of the last '
+            'login; log in with `hf auth login`, or remove it where no gate asks for one'
+        )
     if reason == NO_FILE:
         files = ' or '.join(map(repr, _files(place)))
         return FileNotFoundError(
@@ -231,6 +236,8 @@ def _through_library(repo: str, file: str, check: Callable[[Path], object] | Non
     except EntryNotFoundError as error:
         raise _RefusedError(NO_FILE) from error
     except Exception as error:  # of one of the HTTP libraries that its versions use
+        if getattr(getattr(error, 'response', None), 'status_code', None) == UNAUTHORIZED:
+            raise _RefusedError(BAD_TOKEN) from error
         raise _failed(repo, file, _first_line(error)) from error
     _check_blob(path, _url(repo, file))
     return path
@@ -269,8 +276,12 @@ def _by_ourselves(repo: str, file: str, check: Callable[[Path], object] | None) 
     except ValueError as error:
         raise _failed(repo, file, str(error).partition(f'{url}: ')[2]) from error
     if status >= 400:
-        reason = answer['X-Error-Code'] or UNEXPLAINED.get(status, '')
-        if reason in (GATED, NO_REPO, NO_FILE):
+        reason = answer['X-Error-Code'] or ''
+        if status == UNAUTHORIZED and not reason:
+            reason = BAD_TOKEN if token else NO_REPO
+        if status == NOT_FOUND and not reason:  # a mirror
+            reason = NO_FILE
+        if reason in (GATED, NO_REPO, NO_FILE, BAD_TOKEN):
             raise _RefusedError(reason)
         raise _failed(repo, file, f'the server answers {status} {reason}'.rstrip())
     size = answer['X-Linked-Size']

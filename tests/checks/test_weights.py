@@ -23,6 +23,21 @@ def test_weights_to_be_downloaded_are_left_alone(no_weights_here, monkeypatch, t
     assert local_file('convnext_tiny_1k_224') == tmp_path / 'convnext_tiny_1k_224.pth'
 
 
+def test_names_of_the_hub(det, model, no_weights_here, monkeypatch):
+    def start(name: str) -> list:
+        det.model.backbone.init_cfg = dict(type='PretrainedConvNeXt', checkpoint=name)
+        return [*check_weights(det, model, thorough=False)]
+
+    assert start('timm/convnextv2_base.fcmae') == start('org/repo/file.bin') == []
+    (finding,) = start('convnextv2_bas.fcmae')
+    assert finding.level == ERROR and "'timm/convnextv2_base.fcmae'" in finding.what
+    (finding,) = start('convnext_zepto_rms.ra4_e3600_r224_in1k')
+    assert finding.level == ERROR and 'its norms have no bias' in finding.what
+    monkeypatch.setenv('CONVNEXT_BACKBONES_OFFLINE', '1')
+    (finding,) = start('timm/convnextv2_base.fcmae')
+    assert finding.level == ERROR and 'OFFLINE is set' in finding.what
+
+
 def test_pretrained_weights_that_do_not_fit(det, model, tmp_path, no_weights_here):
     arch = dict(det.model.backbone.arch, dims=[8, 16, 24, 40])
     torch.save(ConvNeXt(**arch).state_dict(), tmp_path / 'other.pth')
@@ -64,6 +79,11 @@ def test_weights_that_mmengine_would_leave_out(det, model, tmp_path):
     det.load_from = str(tmp_path / 'gone.pth')
     (finding,) = check_weights(det, model, thorough=False)
     assert (finding.level, finding.where) == (ERROR, 'load_from')
+    for name in ('convnext_tiny_1k_224', 'timm/convnextv2_base.fcmae'):
+        det.load_from = name
+        (finding,) = check_weights(det, model, thorough=False)
+        assert finding.level == ERROR and 'mmengine looks up none' in finding.what
+        assert 'PretrainedConvNeXt' in finding.fix
     # The same through an init_cfg of mmengine, and a prefix.
     det.load_from = None
     torch.save({f'net.backbone.{n}': t for n, t in zeros.items()}, tmp_path / 'start.pth')

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from support.file_server import CONTENT, SHA256
-from support.hub_server import COMMIT, TOKEN, HubServer, running
+from support.hub_server import COMMIT, EXPIRED, TOKEN, HubServer, running
 
 from convnext_backbones.io import hub
 from convnext_backbones.io.download import FOLDERS_VARIABLE, OFFLINE_VARIABLE
@@ -232,6 +232,12 @@ def test_a_gated_repository(token, way, server, cache, monkeypatch):
     path.parent.mkdir(parents=True)
     path.write_bytes(b'by hand')
     assert find_or_fetch_from_hub(REPO) == path
+
+
+def test_a_token_that_is_not_valid_any_more(way, server, monkeypatch):
+    monkeypatch.setenv('HF_TOKEN', EXPIRED)
+    message = one_sentence(ValueError)
+    assert message.startswith(f'expected a valid token, {server.url} refuses the one in HF_TOKEN')
 
 
 @pytest.mark.parametrize('token', ['', TOKEN])

@@ -14,6 +14,7 @@ from .file_server import CONTENT
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
 TOKEN = 'hf_secret'
+EXPIRED = 'hf_expired'
 PLACE = re.compile(r'/([\w.-]+/[\w.-]+)/resolve/(?:main|[0-9a-f]{40})/([\w./-]+)')
 
 
@@ -73,7 +74,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_as_hub(self, known: bool, token: bool) -> None:
         repo, file = PLACE.fullmatch(self.path.partition('?')[0]).groups()
-        if repo in self.server.renamed:
+        if EXPIRED in self.headers.get('Authorization', ''):
+            message = 'Invalid credentials in Authorization header'
+            self.answer(401, X_Error_Message=message)
+        elif repo in self.server.renamed:
             moved = self.path.replace(repo, self.server.renamed[repo])
             self.answer(307, Location=moved)
         elif not any(place.startswith(f'{repo}/') for place in self.server.files):
