@@ -145,15 +145,15 @@ class InferenceBlock(Block):
         assert grn is not None
         response = torch.cat([sums_of_squares(part) for part in zip(*hidden, strict=True)], 1)
         scale = 1 + grn.gamma * grn.relative(response.sqrt_())  # (N, 4C)
-        pwconv2 = weights.pwconv2
-        if not pwconv2:
-            part = hidden[0][0].shape[1]
-            pwconv2 = self._pack_pwconv2(part, rows, x.shape[3], x.dtype, scale[0])
+        size = hidden[0][0].shape[1]
+        factors = scale[:, :, None, None].split(size, 1) if weights.pwconv2 else None
+        pwconv2 = weights.pwconv2 or self._pack_pwconv2(
+            size, rows, x.shape[3], x.dtype, scale=scale[0]
+        )
         for (top, bottom), parts in zip(_bands(x.shape[2], rows), hidden, strict=True):
-            if weights.pwconv2:
-                for part, factor in zip(parts, scale.split(parts[0].shape[1], 1), strict=True):
-                    part.mul_(factor[:, :, None, None])
-            for part, layer in zip(parts, pwconv2, strict=True):
+            for i, (part, layer) in enumerate(zip(parts, pwconv2, strict=True)):
+                if factors is not None:
+                    part.mul_(factors[i])
                 _add_pointwise(x[:, :, top:bottom], part, layer)
 
     def _depthwise(self, x: Tensor, top: int, bottom: int, weights: Packed) -> Tensor:
@@ -211,18 +211,18 @@ class InferenceBlock(Block):
             scale: Factors of the hidden channels, of shape (4C,).
         """
         weight: Tensor = self.pwconv2.weight
-        bias: Tensor | None = self.pwconv2.bias
+        bias: Tensor = self.pwconv2.bias
         if self.grn is not None:
             bias = bias + weight @ self.grn.beta
         if self.gamma is not None:
             weight, bias = self.gamma[:, None] * weight, self.gamma * bias
         if scale is not None:
             weight = weight * scale
-        layers = []
+        layers: list[Layer] = []
         for down in weight.split(part, 1):
+            once = None if layers else bias  # the sum of the parts contains it once
             kernel = down[:, :, None, None]
-            layers.append(_packed_layer(kernel, bias, rows=rows, width=width, dtype=dtype))
-            bias = None  # the sum of the parts contains it once
+            layers.append(_packed_layer(kernel, once, rows=rows, width=width, dtype=dtype))
         return layers
 
 
@@ -256,12 +256,12 @@ def sums_of_squares(bands: Sequence[Tensor]) -> Tensor:
     """
     samples, channels = bands[0].shape[:2]
     total = bands[0].new_zeros((samples, channels), dtype=torch.float32)
-    running = total.new_zeros(2, channels)  # asked for, and changed, by the operator
+    mean, variance = total.new_zeros(2, channels)  # running ones, which the operator asks for
     for band in bands:
         positions = band.shape[2] * band.shape[3]
         for sums, sample in zip(total, band.split(1), strict=True):
-            mean, variance = torch.batch_norm_update_stats(sample, *running, 0.0)
-            sums += positions * (variance + mean.square())
+            center, spread = torch.batch_norm_update_stats(sample, mean, variance, 0.0)
+            sums += positions * (spread + center.square())
     return total
 
 
