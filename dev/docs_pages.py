@@ -195,10 +195,14 @@ def tool_sections() -> Iterator[str]:
     for path in sorted(TOOLS.glob('*.py')):
         main = importlib.import_module(f'tools.{path.stem}').main
         program = f'tools/{path.name}'
-        helps = [call(main, program, '--help')]
-        helps += [call(main, program, name, '--help') for name in subcommands(helps[0])]
-        blocks = '\n\n'.join(f'```text\n{text}\n```' for text in helps)
-        yield f'### {program}\n\n{blocks}'
+        yield f'### {program}\n\n{helps(main, program)}'
+
+
+def helps(main: Callable, program: str) -> str:
+    """Write the help of a command, and those of its subcommands."""
+    texts = [call(main, program, '--help')]
+    texts += [call(main, program, name, '--help') for name in subcommands(texts[0])]
+    return '\n\n'.join(f'```text\n{text}\n```' for text in texts)
 
 
 def launcher_sections() -> Iterator[str]:
@@ -218,6 +222,13 @@ def doctor_section() -> str:
     return f'### {DOCTOR}\n\n```text\n{text}\n```'
 
 
+def weights_section() -> str:
+    """Write the section of the command that knows the published weights."""
+    from convnext_backbones.weights.__main__ import PROGRAM, main
+
+    return f'### {PROGRAM}\n\n{helps(main, PROGRAM)}'
+
+
 def make_targets() -> str:
     """Tabulate the targets of the Makefile."""
     makefile = (ROOT / 'Makefile').read_text()
@@ -235,6 +246,7 @@ PARTS: dict[str, Callable[[], str]] = {
     'tools': lambda: '\n\n'.join(tool_sections()),
     'launchers': lambda: '\n\n'.join(launcher_sections()),
     'doctor': doctor_section,
+    'weights-command': weights_section,
     'make-targets': make_targets,
 }
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from .published import PUBLISHED, PublishedWeights
 
+PROGRAM = 'python -m convnext_backbones.weights'
 WIDTH = 400  # more than any row needs
 
 
@@ -64,9 +65,7 @@ def as_table(rows: Mapping[str, PublishedWeights]) -> Table:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line; ``run`` is the command's function."""
-    parser = argparse.ArgumentParser(
-        prog='python -m convnext_backbones.weights', description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     listing = commands.add_parser('list', help='print what is published, and whether it loads')
     listing.add_argument(

@@ -40,6 +40,7 @@ LAUNCHERS = {
     'tools/slurm_test.sh': ('test', (0, 1)),
 }
 FOREIGN_FLAGS = {'--signal', '--index-url', '--no-deps', '--target'}  # of srun, of pip
+FOREIGN_FLAGS |= {'--local-dir'}  # of hf
 
 of_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 
@@ -166,7 +167,8 @@ def complaint(line: str) -> str:
         words.pop(0)
     command, *arguments = words
     if command == 'python' and arguments[0] == '-m':
-        return parse(arguments[1], arguments[2:])
+        is_package = (ROOT / arguments[1].replace('.', '/')).is_dir()
+        return parse(arguments[1] + '.__main__' * is_package, arguments[2:])
     if command == 'python':
         script = Path(arguments[0])
         if script.parent.name not in ('tools', 'dev') or not (ROOT / script).is_file():
@@ -368,6 +370,7 @@ def test_every_command_has_its_help():
     for name in LAUNCHERS:
         assert f'### {name}\n' in page and f'  {name} ' in page
     assert 'usage: convnext_backbones.doctor ' in page
+    assert 'usage: python -m convnext_backbones.weights list ' in page
     targets = re.findall(r'^([\w-]+):.*##', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     assert [target for target in targets if f'| `make {target}` |' not in page] == []
 
