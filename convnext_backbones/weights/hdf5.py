@@ -9,6 +9,8 @@ Errors here are phrases; :mod:`.keras_files` puts the name of the file before th
 from __future__ import annotations
 
 import math
+import mmap
+import struct
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 # Keras keeps attributes below 64 KiB and counts the parts of longer ones.
 MAX_ATTRIBUTE_BYTES = 1 << 20
+# A global heap holds strings: "GCOL", version 1, reserved bytes, its size; then objects of an index
+# (0 for the rest, which is free), a reference count, their size, and the data.
+HEAP = b'GCOL\x01\0\0\0'
+HEAP_SIZE = struct.Struct('<Q')
+HEAP_OBJECT = struct.Struct('<HHIQ')
+MAX_HEAP_OBJECTS = 1_000_000
 
 
 class RefusedError(ValueError):
@@ -43,6 +51,35 @@ def require_h5py() -> ModuleType:
             "'convnext_backbones[keras]'"
         ) from None
     return h5py
+
+
+def check_heaps(content: bytes | mmap.mmap) -> None:
+    """Refuse heaps in which the HDF5 library would go round for ever.
+
+    It adds the length of an object to its place without a look at the result, which stays the same,
+    or gets smaller by overflow. Seen with HDF5 2.0, when bytes of a file are changed at random.
+
+    Raises:
+        RefusedError: An object is longer than its heap or has no length, or there are more objects
+            than in any file of Keras.
+    """
+    count = 0
+    start = content.find(HEAP)
+    while start >= 0:
+        position = start + len(HEAP) + HEAP_SIZE.size
+        declared = content[position - HEAP_SIZE.size : position]
+        end = start + HEAP_SIZE.unpack(declared.rjust(HEAP_SIZE.size, b'\xff'))[0]
+        damaged = end > len(content)
+        while not damaged and position + HEAP_OBJECT.size <= end:
+            header = content[position : position + HEAP_OBJECT.size]
+            index, _, _, length = HEAP_OBJECT.unpack(header)
+            # Free space counts its header, an object does not.
+            length = length if index == 0 else HEAP_OBJECT.size + length + -length % 8
+            position, count = position + length, count + 1
+            damaged = length == 0 or position > end or count > MAX_HEAP_OBJECTS
+        if damaged:
+            raise RefusedError('the heap of its names is damaged; copy or download it again')
+        start = content.find(HEAP, start + 1)
 
 
 def child(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:

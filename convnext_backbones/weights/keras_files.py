@@ -21,6 +21,7 @@ says: it builds one whose blocks add nothing until they are trained; ``None`` bu
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 import zipfile
@@ -36,6 +37,7 @@ from ..io.checkpoint import KERAS_CONTAINERS, KERAS_WEIGHTS, check_container
 from ..io.wording import first_names
 from .hdf5 import (
     RefusedError,
+    check_heaps,
     dataset,
     read_tensor,
     require_h5py,
@@ -132,13 +134,20 @@ def read_keras(path: str | os.PathLike) -> dict[str, Tensor]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[str | io.BytesIO]:
-    """Give what h5py opens: the path, or the contents of the weights in an archive."""
+    """Give what h5py opens: the path, or the contents of the weights in an archive.
+
+    Raises:
+        RefusedError: The HDF5 library would not come back from it.
+    """
     if check_container(path) == 'hdf5':
+        with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            check_heaps(view)
         yield path
         return
     with zipfile.ZipFile(path) as archive:
-        content = io.BytesIO(archive.read(KERAS_WEIGHTS))
-    yield content
+        content = archive.read(KERAS_WEIGHTS)
+    check_heaps(content)
+    yield io.BytesIO(content)
 
 
 def _layers_of(file: h5py.File) -> dict[str, list[Stored]]:
