@@ -91,12 +91,12 @@ def find_surprises(case: Comparison) -> list[str]:
         )
         if names
     ]
-    hidden = hidden_differences(found, case.network, case.convnext)
-    if not hidden and case.published and case.published.obstacle:
-        hidden = [case.published.obstacle]
-    surprises += hidden
+    causes = hidden_differences(found, case.network, case.convnext)
     if missing or report.unexpected or report.mismatched:
-        surprises += visible_differences(case.network, case.convnext)
+        causes += visible_differences(case.network, case.convnext)
+    if surprises and not causes and case.published and case.published.obstacle:
+        causes = [case.published.obstacle]
+    surprises += causes
     if case.inside and not found.others:
         surprises.append('the file holds a backbone only, load it into model.backbone')
     surprises += foreign_networks(report.unexpected)

@@ -479,7 +479,7 @@ def compare_backbones(peer: Peer, variant: str, dtype: torch.dtype = torch.float
     theirs = peer.build(variant)
     theirs.eval()  # mmpretrain's returns None
     tensors = peer.copy_weights(ours, theirs)
-    return _compare(ours, _maps_of(peer, theirs, ours), tensors, dtype)
+    return compare(ours, _maps_of(peer, theirs, ours), tensors, dtype)
 
 
 def compare_classifiers(peer: Peer, variant: str) -> Differences:
@@ -489,7 +489,7 @@ def compare_classifiers(peer: Peer, variant: str) -> Differences:
     randomize(ours)
     theirs = peer.build_classifier(variant).eval()
     tensors = peer.copy_weights(ours, theirs)
-    return _compare(lambda x: [ours(x)], lambda x: [peer.logits(theirs, x)], tensors)
+    return compare(lambda x: [ours(x)], lambda x: [peer.logits(theirs, x)], tensors)
 
 
 def compare_backbone_files(
@@ -508,7 +508,7 @@ def compare_backbone_files(
         getattr(ours, f'norm{i}').load_state_dict(getattr(weights, f'norm{i}').state_dict())
     del weights
     report = load_weights(ours, peer.save(theirs, folder))
-    return report, _compare(ours, _maps_of(peer, theirs, ours), len(report.loaded))
+    return report, compare(ours, _maps_of(peer, theirs, ours), len(report.loaded))
 
 
 def compare_classifier_files(
@@ -524,7 +524,7 @@ def compare_classifier_files(
     del weights
     ours.to_empty(device='cpu').eval()
     report = load_weights(ours, peer.save(theirs, folder))
-    return report, _compare(
+    return report, compare(
         lambda x: [ours(x)], lambda x: [peer.logits(theirs, x)], len(report.loaded)
     )
 
@@ -557,7 +557,7 @@ def _maps_of(peer: Peer, theirs: nn.Module, ours: ConvNeXt) -> Callable[[Tensor]
     return maps
 
 
-def _compare(
+def compare(
     ours: Callable[[Tensor], Sequence[Tensor]],
     theirs: Callable[[Tensor], Sequence[Tensor]],
     tensors: int,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.weights import WITH_HEAD, equal, save_classifier, save_detector, tensors
 
-from convnext_backbones import ConvNeXt, load_weights
+from convnext_backbones import ConvNeXt, ConvNeXtClassifier, load_weights
 from convnext_backbones.io.checkpoint import read_checkpoint
 from convnext_backbones.weights import convert
 from convnext_backbones.weights.layouts import MMPRETRAIN
@@ -82,7 +82,21 @@ def test_layouts_without_a_classifier(layouts, miniature, tmp_path):
     assert equal(official, converted(there, tmp_path, 'official'))
 
 
-@pytest.mark.parametrize('layout', ['torchvision', 'dinov3', 'meta'])
+@pytest.mark.parametrize('name', ['keras.h5', 'keras.weights.h5'])
+def test_keras_and_back(name, miniature, tmp_path, capsys):
+    pytest.importorskip('h5py')
+    official = save_classifier(miniature, tmp_path)
+    convert_weights.main([str(official), str(tmp_path / name), '--to', 'keras'])
+    report = load_weights(ConvNeXtClassifier(miniature), tmp_path / name)
+    assert report.layout == 'keras' and len(report.loaded) == 65 and not report.surprises
+    with pytest.raises(ValueError, match='leave ema=True out'):
+        load_weights(ConvNeXtClassifier(miniature), tmp_path / name, ema=True)
+    convert_weights.main([str(tmp_path / name), str(tmp_path / 'back.pth'), '--to', 'official'])
+    assert '(keras)' in capsys.readouterr().out
+    assert equal(official, tmp_path / 'back.pth')
+
+
+@pytest.mark.parametrize('layout', ['torchvision', 'dinov3', 'meta', 'keras'])
 def test_a_network_that_a_project_does_not_have(layout, miniature, tmp_path):
     official = save_classifier(miniature, tmp_path, use_grn=True)
     with pytest.raises(ValueError, match=f'the layout {layout} has a place for.*ConvNeXt V2'):
