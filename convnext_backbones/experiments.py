@@ -17,8 +17,8 @@ COCO_SCALE = (1333, 800)  # the largest long and short side of an image in evalu
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One row of table 3 or 4 with its recipe.
+class Recipe:
+    """The settings in which the trainings of a method differ.
 
     Attributes:
         method: Name of the detector or segmentor.
@@ -26,29 +26,40 @@ class Experiment:
         arch: Name in :data:`~convnext_backbones.VARIANTS`.
         pretraining: Data set that the backbone was trained on.
         weights: Initial weights of the backbone, a name in :data:`~convnext_backbones.PUBLISHED`.
-        finetuned: The authors' trained model, a name in the same table.
         drop_path_rate: Stochastic depth of the last block.
         lr: Learning rate of the heads at 16 images per step.
         decay_rate: Learning-rate factor from one layer of the backbone to the one below.
-        amp: Whether the authors trained in mixed precision.
-        input_shape: Height and width of the image that the paper counts multiply-adds for. The
-            models of ADE20K train on, and slide over, squares of that height.
-        paper_gmacs: The paper's multiply-adds, in 1e9.
-        paper_params: The authors' parameter count, in 1e6.
-        paper_metrics: The paper's figures in percent, by the names that metafiles use.
+        amp: Whether to train in mixed precision.
+        input_shape: Height and width of the image that multiply-adds are counted for. The models of
+            ADE20K train on, and slide over, squares of that height.
+        use_grn: Whether the backbone is a ConvNeXt V2.
     """
 
     method: Literal['Mask R-CNN', 'Cascade Mask R-CNN', 'UperNet']
     task: Literal['detection', 'segmentation']
     arch: str
-    pretraining: Literal['ImageNet-1K', 'ImageNet-22K']
+    pretraining: str
     weights: str
-    finetuned: str
     drop_path_rate: float
     lr: float
     decay_rate: float
     amp: bool
     input_shape: tuple[int, int]
+    use_grn: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Recipe):
+    """One row of table 3 or 4 with its recipe.
+
+    Attributes:
+        finetuned: The authors' trained model, a name in :data:`~convnext_backbones.PUBLISHED`.
+        paper_gmacs: The paper's multiply-adds, in 1e9.
+        paper_params: The authors' parameter count, in 1e6.
+        paper_metrics: The paper's figures in percent, by the names that metafiles use.
+    """
+
+    finetuned: str
     paper_gmacs: int
     paper_params: int
     paper_metrics: dict[str, float]
@@ -148,17 +159,22 @@ def settings(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ValueError: There is no such experiment.
     """
-    experiment = _find(name)
-    dims = list(VARIANTS[experiment.arch].dims)
-    model: dict[str, Any] = dict(
-        backbone=dict(
-            arch=experiment.arch,
-            drop_path_rate=experiment.drop_path_rate,
-            init_cfg=dict(type='PretrainedConvNeXt', checkpoint=experiment.weights),
-        )
+    return entries(_find(name))
+
+
+def entries(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config entries ``model`` and ``optim_wrapper`` of a recipe, over its bases."""
+    dims = list(VARIANTS[recipe.arch].dims)
+    backbone: dict[str, Any] = dict(
+        arch=recipe.arch,
+        drop_path_rate=recipe.drop_path_rate,
+        init_cfg=dict(type='PretrainedConvNeXt', checkpoint=recipe.weights),
     )
-    if experiment.task == 'segmentation':
-        size, _ = experiment.input_shape
+    if recipe.use_grn:
+        backbone |= dict(use_grn=True, layer_scale_init_value=0.0)
+    model: dict[str, Any] = dict(backbone=backbone)
+    if recipe.task == 'segmentation':
+        size, _ = recipe.input_shape
         stride = 2 * size // 3
         model['decode_head'] = dict(in_channels=dims)
         model['auxiliary_head'] = dict(in_channels=dims[2])
@@ -167,9 +183,9 @@ def settings(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         model['neck'] = dict(in_channels=dims)
     optim_wrapper = dict(
-        type='AmpOptimWrapper' if experiment.amp else 'OptimWrapper',
-        optimizer=dict(lr=experiment.lr),
-        paramwise_cfg=dict(decay_rate=experiment.decay_rate),
+        type='AmpOptimWrapper' if recipe.amp else 'OptimWrapper',
+        optimizer=dict(lr=recipe.lr),
+        paramwise_cfg=dict(decay_rate=recipe.decay_rate),
     )
     return model, optim_wrapper
 
@@ -180,16 +196,18 @@ def summary(name: str) -> str:
     Raises:
         ValueError: There is no such experiment.
     """
-    experiment = _find(name)
-    size, _ = experiment.input_shape
+    one = _find(name)
+    return f'{one.method}, ConvNeXt-{LETTERS[one.arch]} ({one.pretraining}), {describe(one)}'
+
+
+def describe(recipe: Recipe) -> str:
+    """Return the numbers of a recipe in a line."""
+    size, _ = recipe.input_shape
     images = 'COCO {} x {}'.format(*COCO_SCALE)
-    if experiment.task == 'segmentation':
+    if recipe.task == 'segmentation':
         images = f'ADE20K {size} x {size}'
-    rate = f'{experiment.lr:.0e}'.replace('e-0', 'e-')
-    return (
-        f'{experiment.method}, ConvNeXt-{LETTERS[experiment.arch]} ({experiment.pretraining}), '
-        f'drop path {experiment.drop_path_rate}, lr {rate}, decay {experiment.decay_rate}, {images}'
-    )
+    rate = f'{recipe.lr:.0e}'.replace('e-0', 'e-')
+    return f'drop path {recipe.drop_path_rate}, lr {rate}, decay {recipe.decay_rate}, {images}'
 
 
 def _find(name: str) -> Experiment:

@@ -19,6 +19,7 @@ from convnext_backbones.benchmark.cost_report import FORMATS, render
 from convnext_backbones.benchmark.paper import CLASSIFIERS, COMPARATORS
 from convnext_backbones.experiments import EXPERIMENTS
 from convnext_backbones.io.files import write_atomically
+from convnext_backbones.recipes import RECIPES
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 
@@ -31,13 +32,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         nargs='*',
         metavar='CONFIG',
         help='config of a two-stage detector of mmdet or an encoder-decoder of mmseg, or a name: '
-        'upernet_convnext_t, upernet_swin_t, swin_t (in all heads), convnext_tiny_384 (ImageNet)',
+        'upernet_convnext_t, mask_rcnn_convnextv2_b, swin_t (in all heads), convnext_tiny_384 '
+        '(ImageNet)',
     )
     parser.add_argument(
         '--comparators', action='store_true', help="add the paper's Swin, ResNet and ResNeXt"
     )
     parser.add_argument(
-        '--imagenet', action='store_true', help='add the ImageNet classifiers at 224 and 384'
+        '--imagenet', action='store_true', help='add the ImageNet classifiers of V1 and V2'
+    )
+    parser.add_argument(
+        '--recipes', action='store_true', help='add our recipes of ConvNeXt V2 and DINOv3'
     )
     parser.add_argument(
         '--shape',
@@ -61,6 +66,7 @@ def list_models(args: argparse.Namespace) -> list[str]:
     models = [model for query in args.models for model in find_models(query)] or list(EXPERIMENTS)
     models += COMPARATORS if args.comparators else []
     models += CLASSIFIERS if args.imagenet else []
+    models += RECIPES if args.recipes else []
     return list(dict.fromkeys(models))
 
 

@@ -25,6 +25,7 @@ from ..config.loading import load_config
 from ..engine.build import WeightsOnMeta, build_on_meta
 from ..experiments import EXPERIMENTS
 from ..models.convnext import ConvNeXtClassifier
+from ..recipes import RECIPES, config_of
 from .counting import MASKS, PROPOSALS, Part, count_parts, image_for
 from .paper import CLASSIFIERS, COMPARATORS, PAPER_MODELS, Comparator
 
@@ -83,17 +84,17 @@ def find_models(query: str) -> list[str]:
     """Return the models that an argument stands for.
 
     Args:
-        query: A config file, a name of the paper's models, or a comparator's backbone such as
-            ``swin_t``, which stands for all models with this backbone.
+        query: A config file, a name of the paper's models or of our recipes, or a comparator's
+            backbone such as ``swin_t``, which stands for all models with this backbone.
 
     Raises:
         ValueError: There is no such model.
     """
-    if query.endswith('.py') or query in PAPER_MODELS:
+    if query.endswith('.py') or query in PAPER_MODELS or query in RECIPES:
         return [query]
     matches = [name for name in COMPARATORS if f'_{query}_' in f'{name}_']
     if not matches:
-        close = difflib.get_close_matches(query, PAPER_MODELS, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(query, [*PAPER_MODELS, *RECIPES], n=1, cutoff=0.4)
         hint = f'did you mean {close[0]!r}?' if close else 'a config file ends with .py'
         raise ValueError(f'expected a config file or a model of the paper, got {query!r}; {hint}')
     return matches
@@ -103,7 +104,7 @@ def build_found(model: str, configs: Path) -> nn.Module:
     """Build a model of :func:`find_models` on the meta device.
 
     Args:
-        model: A config file, or a name of the paper's models.
+        model: A config file, or a name of the paper's models or of our recipes.
         configs: Folder of the published configs.
 
     Raises:
@@ -111,18 +112,20 @@ def build_found(model: str, configs: Path) -> nn.Module:
         ValueError: The config cannot be read, or is not one of mmdet or mmseg.
     """
     if model in CLASSIFIERS:
-        return build_classifier(CLASSIFIERS[model].arch)
+        return build_classifier(CLASSIFIERS[model].arch, CLASSIFIERS[model].use_grn)
     if model in COMPARATORS:
         comparator = COMPARATORS[model]
         cfg = load_config(configs / f'{comparator.experiment}.py')
         return build_on_meta(replace_backbone(cfg, comparator.backbone))
+    if model in RECIPES:
+        return build_on_meta(load_config(configs / config_of(model)))
     return build_on_meta(load_config(configs / f'{model}.py' if model in EXPERIMENTS else model))
 
 
-def build_classifier(arch: str | Mapping) -> ConvNeXtClassifier:
-    """Build the ImageNet classifier of a variant on the meta device."""
+def build_classifier(arch: str | Mapping, use_grn: bool = False) -> ConvNeXtClassifier:
+    """Build the ImageNet classifier of a variant, of V1 or V2, on the meta device."""
     with torch.device('meta'):
-        return ConvNeXtClassifier(arch).eval()
+        return ConvNeXtClassifier(arch, use_grn=use_grn).eval()
 
 
 def replace_backbone(cfg: Config, backbone: Mapping[str, Any]) -> Config:
@@ -152,21 +155,22 @@ def measure(name: str, model: nn.Module, input_shape: tuple[int, int] | None = N
     """Measure the cost of a model, beside the paper's figures if it is one of its models.
 
     Args:
-        name: A key of :data:`~.paper.PAPER_MODELS`, or any other name.
+        name: A key of :data:`~.paper.PAPER_MODELS` or ``RECIPES``, or any other name.
         model: On the meta device; see :func:`~.counting.count_parts`.
-        input_shape: Height and width of the image; by default those of the paper.
+        input_shape: Height and width of the image; by default those of the table.
 
     Raises:
         ValueError: The paper does not state the size, or the model cannot be counted.
     """
     published = PAPER_MODELS.get(name)
     if input_shape is None:
-        if published is None:
+        sized = published or RECIPES.get(name)
+        if sized is None:
             raise ValueError(
                 f'expected --shape H W for {name}, because the paper does not state its size; the '
                 "paper's sizes are 800 1280 for detectors and 512 2048 for segmentors"
             )
-        input_shape = published.input_shape
+        input_shape = sized.input_shape
     if min(input_shape) < 1:
         raise ValueError(f'expected --shape H W of at least one pixel, got {input_shape}')
     parts = count_parts(model, input_shape)

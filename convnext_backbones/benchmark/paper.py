@@ -35,19 +35,21 @@ class Comparator:
 
 @dataclass(frozen=True)
 class Classifier:
-    """An ImageNet classifier of table 12 and of the authors' README.
+    """An ImageNet classifier of table 12 and of the authors' README files, of V1 or V2.
 
     Attributes:
         arch: Name in :data:`~convnext_backbones.VARIANTS`.
         size: Height and width of the image.
         paper_gmacs: The authors' multiply-adds in 1e9.
         paper_params: The authors' parameters in 1e6.
+        use_grn: Whether it is a ConvNeXt V2.
     """
 
     arch: str
     size: int
     paper_gmacs: float
-    paper_params: int
+    paper_params: float
+    use_grn: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int]:
@@ -118,6 +120,25 @@ CLASSIFIERS: dict[str, Classifier] = {
         ('base', 384, 45.0, 89),
         ('large', 384, 101.0, 198),
         ('xlarge', 384, 179.0, 350),
+    )
+}
+CLASSIFIERS |= {
+    f'convnextv2_{row[0]}_{row[1]}': Classifier(*row, use_grn=True)
+    for row in (
+        ('atto', 224, 0.55, 3.7),
+        ('femto', 224, 0.78, 5.2),
+        ('pico', 224, 1.37, 9.1),
+        ('nano', 224, 2.45, 15.6),
+        ('tiny', 224, 4.47, 28.6),
+        ('base', 224, 15.4, 89),
+        ('large', 224, 34.4, 198),
+        ('huge', 224, 115, 660),
+        ('nano', 384, 7.21, 15.6),
+        ('tiny', 384, 13.1, 28.6),
+        ('base', 384, 45.2, 89),
+        ('large', 384, 101.1, 198),
+        ('huge', 384, 337.9, 660),
+        ('huge', 512, 600.8, 660),
     )
 }
 PAPER_MODELS: dict[str, Experiment | Comparator | Classifier] = {

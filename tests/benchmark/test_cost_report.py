@@ -16,6 +16,7 @@ from convnext_backbones.benchmark.complexity import (
 from convnext_backbones.benchmark.cost_report import render
 from convnext_backbones.benchmark.paper import CLASSIFIERS, COMPARATORS, SWIN_L_NOTE
 from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.recipes import RECIPES
 from tools import complexity as tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +90,9 @@ def test_by_default_the_thirteen_and_the_flags_add(capsys, monkeypatch):
     monkeypatch.setattr(tool, 'measure', note)
     run(capsys)
     assert names == list(EXPERIMENTS) and len(names) == 13
+    names.clear()
+    run(capsys, '--recipes')
+    assert names == [*EXPERIMENTS, *RECIPES]
     names.clear()
     run(capsys, 'swin_t', '--imagenet', '--comparators')
     assert names[:3] == [name for name in COMPARATORS if 'swin_t' in name]

@@ -4,6 +4,7 @@ The recipes themselves are tested in test_experiments.py.
 """
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -15,14 +16,19 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from support.miniatures import leave_configs_unformatted
 
-from convnext_backbones import ConvNeXtClassifier
+from convnext_backbones import ConvNeXtClassifier, recipes
 from convnext_backbones.config.walk import walk
 from convnext_backbones.engine.runner import build_runner
 from convnext_backbones.experiments import EXPERIMENTS, summary
+from convnext_backbones.recipes import RECIPES, config_of
+from convnext_backbones.weights.published import find_published
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 PUBLISHED_CONFIGS = [path for path in CONFIGS if path.parent.name == 'configs']
+OUR_CONFIGS = [path for path in CONFIGS if path.parent.name in ('convnextv2', 'dinov3')]
+# One of each family and of each kind of data set; the others run with the slow tests.
+QUICK = ('mask_rcnn_convnextv2_t', 'upernet_dinov3_convnext_t')
 MODEL_TYPES = {
     'mask_rcnn': 'MaskRCNN',
     'cascade_mask_rcnn': 'CascadeRCNN',
@@ -46,7 +52,7 @@ def dicts(node):
 
 
 def method(path: Path) -> str:
-    return path.stem.partition('_convnext_')[0]
+    return re.split(r'_(?:dinov3_)?convnext(?:v2)?_', path.stem)[0]
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -80,6 +86,9 @@ def test_there_is_a_sample_of_each_task_and_a_config_of_each_experiment():
     samples = {method(path) for path in CONFIGS if path.parent.name == 'sample'}
     assert samples == {'mask_rcnn', 'upernet'}
     assert {path.stem for path in PUBLISHED_CONFIGS} == set(EXPERIMENTS)
+    assert {str(path.relative_to(ROOT / 'configs')) for path in OUR_CONFIGS} == set(
+        map(config_of, RECIPES)
+    )
 
 
 @pytest.mark.parametrize('path', PUBLISHED_CONFIGS, ids=lambda path: path.stem)
@@ -100,6 +109,26 @@ def test_a_published_config_begins_with_its_row_of_the_table(path):
     assert ('ImageNet-22K' in line) == ('22k' in cfg.model.backbone.init_cfg.checkpoint)
     sides = cfg.model.test_cfg.get('crop_size') or cfg.test_pipeline[1].scale
     assert line.endswith('{} x {}'.format(*sides))
+
+
+@pytest.mark.parametrize('path', OUR_CONFIGS, ids=lambda path: path.stem)
+def test_a_config_of_ours_says_so_and_is_its_row_of_the_table(path):
+    lines = path.read_text().splitlines()
+    assert lines[:2] == [f'# {line}' for line in recipes.summary(path.stem).splitlines()]
+    assert 'not measured' in lines[0] and len(lines) <= 15
+    assert f"settings('{path.stem}')" in lines[-1]
+    cfg, row = Config.fromfile(path), RECIPES[path.stem]
+    assert cfg.model.backbone.get('use_grn', False) == row.use_grn == ('v2' in path.stem)
+    assert cfg.model.backbone.init_cfg.checkpoint == row.weights
+    assert find_published(row.weights).backbone_options() == (
+        dict(arch=row.arch, use_grn=True) if row.use_grn else dict(arch=row.arch)
+    )
+    jittered = row.use_grn and row.method == 'Mask R-CNN'
+    assert cfg.auto_scale_lr.base_batch_size == (32 if jittered else 16)
+    assert ('FilterAnnotations' in str(cfg.train_pipeline)) == jittered
+    if cfg.default_scope == 'mmdet':
+        assert cfg.model.test_cfg.rcnn.nms.type == ('soft_nms' if jittered else 'nms')
+        assert cfg.model.test_cfg.rcnn.nms.iou_threshold == 0.5
 
 
 @pytest.fixture(scope='module')
@@ -186,13 +215,27 @@ class FirstWeights(Hook):
         self.tensor = runner.model.backbone.stages[2][1].pwconv1.weight.detach().clone()
 
 
-@pytest.mark.parametrize('path', PUBLISHED_CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path',
+    [
+        *PUBLISHED_CONFIGS,
+        *(
+            path if path.stem in QUICK else pytest.param(path, marks=pytest.mark.slow)
+            for path in OUR_CONFIGS
+        ),
+    ],
+    ids=lambda path: path.stem,
+)
 def test_one_step_and_one_prediction(path, data_root, miniature, tmp_path, monkeypatch):
     """The real Runner: weights by name, pipelines, losses, optimizer, validation, at small size."""
     cfg = Config.fromfile(path)
     reduce(cfg, miniature, data_root)
-    weights = ConvNeXtClassifier(miniature).state_dict()
-    torch.save({'model': weights}, tmp_path / f'{cfg.model.backbone.init_cfg.checkpoint}.pth')
+    weights = ConvNeXtClassifier(
+        miniature, use_grn=cfg.model.backbone.get('use_grn', False)
+    ).state_dict()
+    name = cfg.model.backbone.init_cfg.checkpoint.rpartition('/')[2]
+    for suffix in ('.pt', '.pth'):  # that of V2's files, and of all others
+        torch.save({'model': weights}, tmp_path / f'{name}{suffix}')
     monkeypatch.setenv('CONVNEXT_BACKBONES_WEIGHTS', str(tmp_path))
     leave_configs_unformatted(monkeypatch)
     cfg.work_dir = str(tmp_path)

@@ -6,6 +6,8 @@ import pytest
 from modelindex.load_model_index import load
 
 from convnext_backbones.experiments import EXPERIMENTS
+from convnext_backbones.recipes import RECIPES, config_of
+from convnext_backbones.weights.published import find_published
 from convnext_backbones.weights.zoo import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +21,18 @@ def models() -> dict:
 
 
 def test_every_experiment_is_in_the_index(models):
-    assert list(models) == list(EXPERIMENTS)
+    assert list(models) == [*EXPERIMENTS, *RECIPES]
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_an_entry_of_ours_has_no_results(models, name):
+    model, recipe = models[name], RECIPES[name]
+    assert model.config == f'configs/{config_of(name)}' and (ROOT / model.config).is_file()
+    assert not model.results and not model.weights
+    metadata = model.metadata.data
+    assert metadata['Source of Figures'] == 'not measured'
+    assert metadata['Pretraining'] == recipe.pretraining
+    assert metadata['Licence of the Weights'] == find_published(recipe.weights).licence
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
