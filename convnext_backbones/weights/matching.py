@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -34,6 +34,8 @@ from .rows import PublishedWeights
 
 # The parameters of a norm.
 NORM_PARAMETERS = ('weight', 'bias')
+NO_BIAS = 'the projection of the file has no bias: head.bias is zero'
+OTHER_ARCHITECTURE = 'it is probably of another architecture'
 
 
 def match_weights(
@@ -68,36 +70,30 @@ def match_weights(
     report = LoadReport(source, found.layout.name, unexpected=[*found.unknown])
     report.dropped += found.discarded
     offered = {root + name: key for name, key in _own_names(found, convnext, published).items()}
+    report.dropped += found.outside
     if root:
         offered |= found.others
-    report.dropped += found.outside if root else [*found.outside, *found.others.values()]
-    matched = {}
-    for name, key in offered.items():
-        if name in target:
-            tensor = _fit(tensors[key], name, name.removeprefix(root), target[name], report)
-            if tensor is not None:
-                matched[name] = tensor
-        elif name.startswith(root) and _was_built_without(convnext, name.removeprefix(root)):
-            report.dropped.append(key)
-        else:
-            report.unexpected.append(key)
+    else:
+        report.dropped += found.others.values()
+    sources = {name: tensors[key] for name, key in offered.items()}
+    matched = _fit_all(sources, root, target, report)
+    for name in [name for name in sources if name not in target]:
+        known = name.startswith(root) and _was_built_without(convnext, name.removeprefix(root))
+        (report.dropped if known else report.unexpected).append(offered[name])
     if _is_projection(found) and 'head.weight' in matched:
         matched['head.bias'] = torch.zeros_like(target['head.bias'])
-        report.notes.append('the projection of the file has no bias: head.bias is zero')
+        report.notes.append(NO_BIAS)
     report.loaded += matched
-    report.missing += (name for name in target if name not in {*offered, *matched})
-    if filled := [name for name in offered if OUTPUT_NORM.match(name.removeprefix(root))]:
-        report.notes += _note_on_final_norm(filled, found)
+    report.missing += (name for name in target if name not in sources and name not in matched)
+    report.notes += _note_on_final_norm(matched, found, root)
 
     network = {name: in_our_shape(name, tensors[key]) for name, key in found.names.items()}
     if not any(root + name in matched for name in network):
-        difference = difference_in_size(network, convnext)
+        reason = difference_in_size(network, convnext) or OTHER_ARCHITECTURE
         raise ValueError(
             f'nothing of {source!r} ({found.layout.name} layout) fits into '
-            f'{type(model).__name__}; its first keys are {first_names(tensors)}; '
-            f'{difference or "it is probably of another architecture"}'
+            f'{type(model).__name__}; its first keys are {first_names(tensors)}; {reason}'
         )
-    sources = {name: tensors[key] for name, key in offered.items()}
     case = Comparison(report, found, network, convnext, bool(root), sources, target, published)
     report.surprises += find_surprises(case)
     report.notes += write_notes(case)
@@ -124,15 +120,15 @@ def _own_names(
     return names
 
 
-def _note_on_final_norm(filled: list[str], found: Recognized) -> list[str]:
-    """Return a note if output norms were filled from the final norm of the file."""
-    taken = [name for name in filled if name.removeprefix(BACKBONE) not in found.names]
+def _note_on_final_norm(matched: Iterable[str], found: Recognized, root: str) -> list[str]:
+    """Return a note if an output norm was filled from the final norm of the file."""
+    names = [name.removeprefix(root) for name in matched]
+    taken = [name for name in names if OUTPUT_NORM.match(name) and name not in found.names]
     if not taken:
         return []
-    norm = taken[0].removeprefix(BACKBONE).partition('.')[0]
     return [
-        f'the final norm of this file was trained on every position of the last map: it fills '
-        f'{norm}; the norms of the other outputs keep their values'
+        'the final norm of this file was trained on every position of the last map: it fills '
+        f'{taken[0].partition(".")[0]}; the norms of the other outputs keep their values'
     ]
 
 
@@ -140,6 +136,18 @@ def _is_projection(found: Recognized) -> bool:
     """Whether the head of the file is the projection of open_clip, which has no bias."""
     has_weight = 'head.weight' in found.names
     return found.layout is TIMM and has_weight and 'head.bias' not in found.names
+
+
+def _fit_all(
+    sources: Mapping[str, Tensor], root: str, target: Mapping[str, Tensor], report: LoadReport
+) -> dict[str, Tensor]:
+    """Return the tensors of a file that fit into their places; see :func:`_fit`."""
+    fitting = {
+        name: _fit(tensor, name, name.removeprefix(root), target[name], report)
+        for name, tensor in sources.items()
+        if name in target
+    }
+    return {name: tensor for name, tensor in fitting.items() if tensor is not None}
 
 
 def _fit(
@@ -235,7 +243,7 @@ def only_network(tensors: Mapping[str, Tensor], source: str, prefix: str | None)
         )
     if not networks:
         where = '' if prefix is None else f' at the prefix {prefix!r}'
-        unknown = 'it is probably of another architecture, or holds a part of the network only'
+        unknown = f'{OTHER_ARCHITECTURE}, or holds a part of the network only'
         causes = foreign_networks(tensors) or [unknown]
         raise ValueError(
             f'found no ConvNeXt in {source!r}{where}: its names are of none of the layouts '

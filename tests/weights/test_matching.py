@@ -6,9 +6,10 @@ from support.weights import Detector, holds, random_state, trunk
 from torch import nn
 
 from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier, load_weights
-from convnext_backbones.weights.layouts import LAYOUTS
-from convnext_backbones.weights.matching import STEM, adapt_stem
+from convnext_backbones.weights.layouts import LAYOUTS, META
+from convnext_backbones.weights.matching import STEM, adapt_stem, match_weights
 from convnext_backbones.weights.names import export
+from convnext_backbones.weights.published import find_published
 
 # --- what is changed on purpose -------------------------------------------------------------
 
@@ -64,6 +65,84 @@ def test_other_precisions_are_converted(dtype, classifier, backbone, save, warni
     assert holds(backbone, {name: tensor.float() for name, tensor in trunk(state).items()})
     assert len(report.converted) == 61
     assert len(warnings) == 1 and f'from {dtype} to torch.float32' in warnings[0]
+
+
+# --- final norms that were trained on every position ----------------------------------------
+
+
+def meta_file(miniature, **more) -> dict[str, torch.Tensor]:
+    state = random_state(ConvNeXtClassifier(miniature, num_classes=0))
+    return export(state, META)[0] | more
+
+
+@pytest.mark.parametrize('project', ['DINOv3', 'EUPE'])
+def test_the_files_of_meta(project, miniature, save, warnings):
+    file = meta_file(miniature)
+    if project == 'EUPE':
+        file |= {'projectors.0.weight': torch.rand(3, 3), 'norms.2.weight': torch.rand(3)}
+    path = save(file)
+    backbone = ConvNeXt(miniature)
+    report = load_weights(backbone, path)
+    assert torch.equal(backbone.norm3.weight, file['norm.weight'])
+    assert torch.equal(backbone.norm3.bias, file['norm.bias'])
+    assert backbone.norm2.weight.eq(1).all() and len(report.missing) == 6
+    assert report.layout == 'meta' and len(report.loaded) == 63 and not report.surprises
+    assert len(report.dropped) == (2 if project == 'DINOv3' else 4) and not report.unexpected
+    assert len(warnings) == 1 and 'it fills norm3' in warnings[0]
+
+    classifier = ConvNeXtClassifier(miniature, num_classes=0)
+    report = load_weights(classifier, path)
+    assert torch.equal(classifier.norm.weight, file['norm.weight'])
+    assert len(report.loaded) == 63 and not report.missing and not report.notes
+
+    report = load_weights(ConvNeXt(miniature, out_indices=(0, 2)), path)
+    assert {'norm.weight', 'norm.bias', 'norms.3.weight'} < {*report.dropped}
+    assert not report.notes and not report.surprises
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout'),
+    [
+        ('timm/convnext_tiny.dinov3_lvd1689m', 'timm'),
+        ('timm/convnext_base.eupe_lvd1689m', 'timm'),
+        ('vicregl_convnext_small_alpha0.9', 'official'),
+    ],
+)
+def test_the_name_tells_what_the_file_does_not(name, layout, miniature):
+    file, _ = export(random_state(ConvNeXtClassifier(miniature, num_classes=0)), LAYOUTS[layout])
+    backbone = ConvNeXt(miniature)
+    report, matched = match_weights(backbone, file, name, published=find_published(name))
+    final = 'head.norm' if layout == 'timm' else 'norm'
+    assert torch.equal(matched['norm3.bias'], file[f'{final}.bias'])
+    assert 'it fills norm3' in str(report)
+    report, matched = match_weights(backbone, file, name)
+    assert 'norm3.bias' not in matched and f'{final}.bias' in report.dropped
+
+
+# --- CLIP -----------------------------------------------------------------------------------
+
+
+def test_clip_was_trained_with_other_pixels(classifier, backbone, save, warnings):
+    exported, _ = export(classifier, LAYOUTS['timm'])
+    exported = {name: t for name, t in exported.items() if not name.startswith('head.fc')}
+    file = {f'visual.trunk.{name}': tensor for name, tensor in exported.items()}
+    file |= {'visual.head.proj.weight': torch.rand(12, 32), 'logit_scale': torch.rand(1)}
+    report = load_weights(backbone, save(file))
+    assert len(report.notes) == 1 and '122.7709383' in report.notes[0] and '(CLIP)' in warnings[0]
+    assert 'logit_scale' in report.dropped and not report.surprises
+
+    miniature = dict(depths=backbone.variant.depths, dims=backbone.variant.dims)
+    embedding = ConvNeXtClassifier(miniature, num_classes=12)
+    report = load_weights(embedding, save(file))
+    assert embedding.head.bias.eq(0).all() and not report.missing
+    assert torch.equal(embedding.head.weight, file['visual.head.proj.weight'])
+    assert report.notes[0] == 'the projection of the file has no bias: head.bias is zero'
+    with pytest.raises(ValueError, match='the file has 12 classes'):
+        load_weights(ConvNeXtClassifier(miniature), save(file))
+
+    for name, count in (('timm/convnext_base.clip_laion2b', 1), ('timm/convnext_tiny.fb_in1k', 0)):
+        report, _ = match_weights(backbone, exported, name, published=find_published(name))
+        assert len(report.notes) == count
 
 
 # --- what does not fit ----------------------------------------------------------------------
