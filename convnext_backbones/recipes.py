@@ -41,7 +41,7 @@ def _v2_recipes() -> dict[str, Recipe]:
     classified = ('1k_224_ema', 'FCMAE, ImageNet-1K')
     large = ('22k_224_ema', 'FCMAE, ImageNet-22K')
     # The rates of the paper's Mask R-CNN are for 32 images per step.
-    jittered = dict(lr=1e-4, decay_rate=0.95)
+    jittered: dict[str, Any] = dict(lr=1e-4, decay_rate=0.95)
     mask = 'mask_rcnn_convnext_t'
     return {
         'mask_rcnn_convnextv2_t': _v2(mask, 'tiny', *autoencoded, drop_path_rate=0.2, **jittered),

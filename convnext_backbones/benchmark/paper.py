@@ -123,8 +123,8 @@ CLASSIFIERS: dict[str, Classifier] = {
     )
 }
 CLASSIFIERS |= {
-    f'convnextv2_{row[0]}_{row[1]}': Classifier(*row, use_grn=True)
-    for row in (
+    f'convnextv2_{arch}_{size}': Classifier(arch, size, gmacs, params, use_grn=True)
+    for arch, size, gmacs, params in (
         ('atto', 224, 0.55, 3.7),
         ('femto', 224, 0.78, 5.2),
         ('pico', 224, 1.37, 9.1),
