@@ -27,6 +27,7 @@ class HubServer(ThreadingHTTPServer):
         renamed: New names of repositories.
         cuts: Where the next answers of the file host stop.
         broken: Whether the file host sends other bytes than the hub announces.
+        short: How many bytes the file host has of the file; None for all.
         asked: Method, host, path and token of every request.
         status: What the hub answers to everything, if it is out of order.
     """
@@ -41,6 +42,7 @@ class HubServer(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.sent: list[int] = []
         self.broken = False
+        self.short: int | None = None
         self.asked: list[tuple[str, str, str, str]] = []
         self.status = 0
         self.url = f'http://127.0.0.1:{self.server_port}'
@@ -106,6 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {'ETag': f'"{hashlib.md5(content).hexdigest()}"', 'Accept-Ranges': 'bytes'}
         if self.server.broken:
             content = bytes(len(content))
+        content = content[: self.server.short]
         start, status = 0, 200
         if asked := re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', '')):
             start, status = int(asked[1]), 206
