@@ -10,8 +10,13 @@ from support.peer_models import (
     compare_classifier_files,
     randomize,
 )
+from support.weights import random_state, save_classifier, tensors
 
 from convnext_backbones import VARIANTS, ConvNeXt, load_weights
+from convnext_backbones.benchmark.peers import import_mmpretrain
+from convnext_backbones.weights.convert import convert
+from convnext_backbones.weights.layouts import LAYOUTS
+from convnext_backbones.weights.names import export
 
 V1 = {'transformers': ('atto',), 'mmpretrain': ('atto',)}
 FAST = V1 | {'transformers V2': ('atto',), 'mmpretrain V2': ('atto',), 'transformers DINOv3': ()}
@@ -71,6 +76,75 @@ def test_the_final_norm_of_dinov3_is_that_of_the_last_map(in_memory, miniature, 
         tokens = theirs(x).last_hidden_state[:, 1:]  # the first is the pooled one
         last = ours(x)[-1].flatten(2).transpose(1, 2)
     assert (last - tokens).abs().max() <= TOLERANCE * tokens.abs().max()
+
+
+@pytest.mark.parametrize(
+    ('name', 'variant'),
+    [
+        ('transformers', 'atto'),
+        ('transformers V2', 'atto'),
+        ('mmpretrain', 'atto'),
+        ('mmpretrain V2', 'atto'),
+        ('transformers DINOv3', 'tiny'),
+    ],
+)
+@pytest.mark.parametrize('whole', [False, True])
+def test_the_peer_loads_what_we_export(name, variant, whole):
+    """Strictly, so that names and shapes are the project's."""
+    peer = PEERS[name]
+    with torch.device('meta'):
+        ours = peer.classifier(variant) if whole else peer.backbone(variant)
+    theirs = peer.build_classifier(variant) if whole else peer.build(variant)
+    randomize(ours)
+    exported, homeless = export(ours.state_dict(), LAYOUTS[peer.layout])
+    assert len(homeless) == (0 if whole or peer.has_output_norms else 8)
+    if peer.layout == 'dinov3':  # from_pretrained does the same
+        exported = {
+            f'model.{key}' if key.startswith('stages') else key: tensor
+            for key, tensor in exported.items()
+        }
+    theirs.load_state_dict(exported, strict=True, assign=True)
+    assert peer.copy_weights(ours, theirs) == len(exported)
+
+
+def test_transformers_reads_the_files_that_we_write(miniature, tmp_path):
+    import transformers
+
+    config = transformers.DINOv3ConvNextConfig(
+        depths=list(miniature['depths']), hidden_sizes=list(miniature['dims'])
+    )
+    config.save_pretrained(tmp_path)
+    official = save_classifier(miniature, tmp_path, num_classes=0)
+    convert(official, tmp_path / 'model.safetensors', 'dinov3')
+    theirs, info = transformers.DINOv3ConvNextModel.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    state = tensors(official)
+    assert torch.equal(theirs.layer_norm.weight, state['norm.weight'])
+    block = theirs.model.stages[2].layers[1]
+    assert torch.equal(block.pointwise_conv1.weight, state['stages.2.1.pwconv1.weight'])
+
+
+@pytest.mark.parametrize('use_grn', [False, True])
+def test_the_pretraining_of_spark(use_grn, miniature, save):
+    import_mmpretrain()
+    from mmpretrain.models.backbones.sparse_convnext import SparseConvNeXt
+
+    arch = dict(depths=list(miniature['depths']), channels=list(miniature['dims']))
+    theirs = SparseConvNeXt(
+        arch, use_grn=use_grn, out_indices=(0, 1, 2, 3), layer_scale_init_value=1.0 - use_grn
+    )
+    file = {f'backbone.{name}': tensor for name, tensor in random_state(theirs).items()}
+    beside = {'neck.decoder.0.weight': torch.rand(3, 3), 'mask_tokens.0': torch.rand(1)}
+    ours = ConvNeXt(miniature, use_grn=use_grn)
+    report = load_weights(ours, save({'state_dict': file | beside}))
+    assert report.layout == 'mmpretrain' and not report.surprises
+    assert len(report.loaded) == (5 * (10 if use_grn else 9) + 16) and len(report.missing) == 8
+    assert {*beside} <= {*report.dropped}
+    if use_grn:
+        gamma = file['backbone.stages.2.1.grn.gamma']
+        assert torch.equal(ours.stages[2][1].grn.gamma, gamma)
 
 
 @pytest.mark.parametrize('kind', ['ConvNextModel', 'UperNetForSemanticSegmentation'])
