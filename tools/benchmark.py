@@ -92,7 +92,8 @@ def make_case(args: argparse.Namespace) -> Case:
         variant = resolve_variant(*map(backbone.get, ('arch', 'depths', 'dims')))
         sizes = dict(depths=variant.depths, dims=variant.dims)
         arch = variant_name(**sizes) or sizes
-    return Case(arch, tuple(args.shape), args.batch, args.training, args.threads, args.config)
+    sizes = (tuple(args.shape), args.batch, args.training, args.threads)
+    return Case(arch, *sizes, args.config, args.use_grn)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -104,11 +105,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sized.add_argument('--contenders', nargs='+', metavar='NAME', help='default: all of the dtype')
     network = argparse.ArgumentParser(add_help=False)
     network.add_argument('--arch', choices=VARIANTS, default='tiny')
+    network.add_argument('--use-grn', action='store_true', help='ConvNeXt V2')
     network.add_argument('--batch', type=int, default=1)
     network.add_argument('--training', action='store_true', help='time a training step')
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.set_defaults(config=None, arch='tiny', batch=1, training=False, shape=(800, 1280))
+    parser.set_defaults(use_grn=False)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     parents = [network, sized, common]
     command = commands.add_parser('backbone', parents=parents, help='backbones beside one another')

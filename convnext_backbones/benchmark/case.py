@@ -32,6 +32,7 @@ class Case:
             without optimizer and stochastic depth.
         threads: Number of threads of each contender.
         config: Config of a detector or segmentor, to time a whole model instead of a backbone.
+        use_grn: Whether the backbone is a ConvNeXt V2; with a config, that is the config's.
     """
 
     arch: str | Mapping
@@ -40,18 +41,19 @@ class Case:
     training: bool = False
     threads: int = 1
     config: str | None = None
+    use_grn: bool = False
 
 
 @torch.no_grad()
 def randomize(module: nn.Module, layer_scale: tuple[float, float] = (0.8, 1.2)) -> nn.Module:
     """Draw all parameters at random, in place, the same way every time.
 
-    Weights have a variance of 1 / fan-in, so that activations keep their scale. Norms, biases and
-    layer scale are drawn too, so that none is zero or one.
+    Weights have a variance of 1 / fan-in, so that activations keep their scale. Norms, biases,
+    layer scale and GRN are drawn too, so that none is zero or one.
 
     Args:
         module: The module.
-        layer_scale: Range of the parameters named ``gamma``.
+        layer_scale: Range of the parameters named ``gamma``, except those of GRN.
 
     Returns:
         ``module``.
@@ -61,6 +63,8 @@ def randomize(module: nn.Module, layer_scale: tuple[float, float] = (0.8, 1.2)) 
         if parameter.dim() > 1:
             bound = math.sqrt(3 / parameter[0].numel())
             low, high = -bound, bound
+        elif '.grn.' in name:
+            low, high = -0.5, 0.5
         elif name.endswith('bias'):
             low, high = -0.2, 0.2
         elif name.endswith('gamma'):
@@ -119,6 +123,11 @@ def saved_bytes(forward: Callable[[], Any], kept: Sequence[Tensor]) -> int:
         outputs = forward()
     del outputs  # kept the saved tensors alive, so that no address was used twice
     return sum(sizes.values())
+
+
+def is_v2(state: State) -> bool:
+    """Whether the weights of a backbone are those of a ConvNeXt V2."""
+    return 'stages.0.0.grn.gamma' in state
 
 
 @contextlib.contextmanager

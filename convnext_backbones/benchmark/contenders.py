@@ -47,9 +47,9 @@ def prepare(case: Case, folder: Path) -> float:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn((case.batch, 3, *case.shape), generator=generator)
     if case.config is None:
-        model = randomize(ConvNeXt(case.arch, layer_scale_init_value=1.0)).eval()
+        model = randomize(ConvNeXt(case.arch, use_grn=case.use_grn)).eval()
         outputs = model(images)
-        parts = count_parts(build_classifier(case.arch), case.shape)
+        parts = count_parts(build_classifier(case.arch, case.use_grn), case.shape)
         # The backbone of a classifier ends before its head.
         macs = case.batch * sum(p.macs for p in parts if not p.name.endswith('norm + head'))
     else:

@@ -16,7 +16,7 @@ from ..models.layers import LayerNorm2d
 from ..models.variants import NORM_EPS, resolve_variant
 from ..weights.layouts import LAYOUTS
 from ..weights.names import recognize
-from .case import OUTPUTS, State, randomize
+from .case import OUTPUTS, State, is_v2, randomize
 from .paper import SWIN_B, SWIN_L, SWIN_S, SWIN_T
 
 SWIN = {'tiny': SWIN_T, 'small': SWIN_S, 'base': SWIN_B, 'large': SWIN_L}
@@ -67,7 +67,8 @@ def build_timm(arch: str, state: State) -> nn.Module:
     """Build timm's feature extractor."""
     import timm
 
-    body = timm.create_model(f'convnext_{arch}', features_only=True, out_indices=OUTPUTS)
+    name = f'convnextv2_{arch}' if is_v2(state) else f'convnext_{arch}'
+    body = timm.create_model(name, features_only=True, out_indices=OUTPUTS)
     return PeerBackbone(body, 'timm', lambda body, x: body(x), state)
 
 
@@ -79,9 +80,10 @@ def build_torchvision(arch: str, state: State) -> nn.Module:
     """
     import torchvision
 
-    build = getattr(torchvision.models, f'convnext_{arch}', None)
+    name = f'convnextv2_{arch}' if is_v2(state) else f'convnext_{arch}'
+    build = getattr(torchvision.models, name, None)
     if build is None:
-        raise ValueError(f'torchvision has no convnext_{arch}')
+        raise ValueError(f'torchvision has no {name}')
     body = build(stochastic_depth_prob=0.0)
     del body.classifier
 
@@ -98,7 +100,7 @@ def build_torchvision(arch: str, state: State) -> nn.Module:
 
 def build_transformers(arch: str, state: State) -> nn.Module:
     """Build the backbone of Hugging Face transformers."""
-    from transformers import ConvNextBackbone, ConvNextConfig
+    import transformers
 
     variant = resolve_variant(arch)
     options: dict[str, Any] = dict(
@@ -107,7 +109,9 @@ def build_transformers(arch: str, state: State) -> nn.Module:
         layer_norm_eps=variant.norm_eps,
         out_features=[f'stage{i + 1}' for i in OUTPUTS],
     )
-    body = ConvNextBackbone(ConvNextConfig(**options))
+    family = 'ConvNextV2' if is_v2(state) else 'ConvNext'
+    config = getattr(transformers, f'{family}Config')(**options)
+    body = getattr(transformers, f'{family}Backbone')(config)
     return PeerBackbone(body, 'transformers', lambda body, x: body(x).feature_maps, state)
 
 
@@ -115,18 +119,19 @@ def build_mmpretrain(arch: str, state: State) -> nn.Module:
     """Build mmpretrain's backbone, set up for dense prediction."""
     import_mmpretrain()
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        body = MODELS.build(mmpretrain_backbone(arch))
+        body = MODELS.build(mmpretrain_backbone(arch, is_v2(state)))
     return PeerBackbone(body, 'mmpretrain', lambda body, x: body(x), state)
 
 
-def mmpretrain_backbone(arch: str | Mapping) -> dict:
+def mmpretrain_backbone(arch: str | Mapping, use_grn: bool = False) -> dict:
     """Return the config of mmpretrain's backbone, for any default scope."""
     variant = resolve_variant(arch)
     return dict(
         type='mmpretrain.ConvNeXt',
         arch=dict(depths=variant.depths, channels=variant.dims),
         out_indices=OUTPUTS,
-        layer_scale_init_value=1.0,
+        layer_scale_init_value=0.0 if use_grn else 1.0,
+        use_grn=use_grn,
         gap_before_final_norm=False,
     )
 

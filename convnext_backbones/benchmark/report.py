@@ -67,7 +67,8 @@ class Report:
     def title(self) -> str:
         """Describe the computation in words."""
         case = self.case
-        model = Path(case.config).stem if case.config else f'ConvNeXt {case.arch}'
+        family = 'ConvNeXt V2' if case.use_grn else 'ConvNeXt'
+        model = Path(case.config).stem if case.config else f'{family} {case.arch}'
         kind = 'training step' if case.training else 'inference'
         height, width = case.shape
         rounds = max((len(result.seconds) for result in self.results), default=0)

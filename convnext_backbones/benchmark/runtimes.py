@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.convnext import ConvNeXt
-from .case import INPUT, WEIGHTS, Case, State, largest_difference, saved_bytes
+from .case import INPUT, WEIGHTS, Case, State, is_v2, largest_difference, saved_bytes
 from .worker import Prepared
 
 
 def build_ours(arch: str, state: State, **options: Any) -> nn.Module:
     """Build our backbone in its plain form."""
-    backbone = ConvNeXt(arch, layer_scale_init_value=1.0, **options)
+    backbone = ConvNeXt(arch, use_grn=is_v2(state), **options)
     backbone.load_state_dict(state)
     return backbone
 

@@ -25,7 +25,7 @@ from ..io.mmengine_patches import read_files_safely
 from ..ops.providers import VARIABLE
 from ..weights.layouts import LAYOUTS
 from ..weights.names import export
-from .case import INPUT, WEIGHTS, Case, State, largest_difference, randomize
+from .case import INPUT, WEIGHTS, Case, State, is_v2, largest_difference, randomize
 from .complexity import replace_backbone
 from .counting import count_parts
 from .peers import import_mmpretrain, mmpretrain_backbone, swin_backbone
@@ -117,8 +117,8 @@ def whole_model(
     measures: dict[str, Callable[[], Any]] = {}
     if backbone == 'mmpretrain':
         import_mmpretrain()
-        cfg.model.backbone = mmpretrain_backbone(case.arch)
         ours = _without_prefix(state)
+        cfg.model.backbone = mmpretrain_backbone(case.arch, is_v2(ours))
         rest = {key: x for key, x in state.items() if not key.startswith(BACKBONE_PREFIX)}
         state = {**rest, **export(ours, LAYOUTS['mmpretrain'], inside=True)[0]}
     elif backbone == 'swin':

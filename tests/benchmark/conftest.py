@@ -6,10 +6,11 @@ from convnext_backbones.benchmark import contenders
 from convnext_backbones.benchmark.case import Case
 
 
-@pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
+@pytest.fixture(scope='module', params=[False, True], ids=['V1', 'V2'])
+def prepared(request, tmp_path_factory):
     """A case and its folder."""
-    case, folder = Case('atto', (64, 96), batch=2), tmp_path_factory.mktemp('case')
+    case = Case('atto', (64, 96), batch=2, use_grn=request.param)
+    folder = tmp_path_factory.mktemp('case')
     operations = contenders.prepare(case, folder)
     # Stem, stages and downsampling of atto by hand: multiply-adds per position of each stage.
     dims, depths = (40, 80, 160, 320), (2, 2, 6, 2)

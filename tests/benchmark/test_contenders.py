@@ -1,9 +1,10 @@
 """All contenders of a case compute the same."""
 
+from dataclasses import replace
+
 import pytest
 
 from convnext_backbones.benchmark import contenders, peers
-from convnext_backbones.benchmark.case import Case
 
 PEERS = [name for name in peers.PEERS if name != 'torchvision']  # which has no atto
 
@@ -18,7 +19,7 @@ RUNTIMES = ['openvino', 'onnxruntime']
 )
 def test_all_compute_the_same(prepared, name, training):
     case, folder = prepared
-    case = Case(case.arch, case.shape, case.batch, training)
+    case = replace(case, training=training)
     available = contenders.list_contenders(case, folder)
     if name in (*PEERS, *RUNTIMES):
         pytest.importorskip(name)
