@@ -222,6 +222,30 @@ def test_frozen_stages(miniature, frozen_stages):
             assert (gradient is None) == is_frozen(name), name
 
 
+@pytest.mark.parametrize('use_grn', [False, True])
+@pytest.mark.parametrize('form', [{}, dict(with_cp=True), dict(memory_efficient=True)], ids=str)
+def test_a_frozen_backbone_is_used_as_it_is(miniature, use_grn, form):
+    """DINOv3's use: trained neck and heads on features that do not change, at no cost."""
+    net = build(miniature, frozen_stages=4, drop_path_rate=0.9, use_grn=use_grn, **form)
+    head = nn.Conv2d(32, 1, 1)
+    model = nn.ModuleList([net, head]).train()
+    x = torch.randn(8, 3, 64, 64)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+    ):
+        maps = net(x)
+    assert not saved and not any(map_.requires_grad for map_ in maps)
+    assert all(map(torch.equal, maps, net(x)))  # no stochastic depth
+    before = copy.deepcopy(net.state_dict())
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1.0)
+    head(maps[3]).square().sum().backward()
+    optimizer.step()
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert sum(len(group['params']) for group in optimizer.param_groups) == 2
+
+
 def test_frozen_stages_without_their_norms(miniature):
     net = build(miniature, frozen_stages=2, out_indices=(1, 3))
     assert not net.norm1.weight.requires_grad
