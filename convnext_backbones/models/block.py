@@ -59,13 +59,19 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (N, C, H, W) to the same shape."""
         shortcut = x
-        if self.memory_efficient and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if self.memory_efficient and not torch.compiler.is_compiling() and self._is_trained(x):
             x = _keep_input_only(self._expand, x)
             x = _keep_input_only(self._contract_folded, x)
         else:
             x = self._expand(x)
             x = self._contract(x)
         return shortcut + self.drop_path(x)
+
+    def _is_trained(self, x: Tensor) -> bool:
+        """Whether there is a gradient to compute; a frozen block would keep its input for none."""
+        return torch.is_grad_enabled() and (
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
 
     def _expand(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the hidden map before GELU, (N, H, W, 4C)."""
