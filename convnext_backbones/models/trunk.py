@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -92,20 +93,15 @@ class Trunk(BaseModule):
         rate = float(drop_path_rate)  # fractions neither multiply tensors nor print as numbers
         last_block = max(sum(self.variant.depths) - 1, 1)
         rates = (rate * i / last_block for i in itertools.count())
+        make_block = partial(
+            Block,
+            layer_scale_init_value=layer_scale_init_value,
+            norm_eps=self.norm_eps,
+            use_grn=use_grn,
+            memory_efficient=memory_efficient,
+        )
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    Block(
-                        dim,
-                        next(rates),
-                        layer_scale_init_value,
-                        self.norm_eps,
-                        use_grn,
-                        memory_efficient,
-                    )
-                    for _ in range(depth)
-                )
-            )
+            nn.Sequential(*(make_block(dim, next(rates)) for _ in range(depth)))
             for depth, dim in zip(self.variant.depths[:num_stages], self.variant.dims, strict=False)
         )
         self.apply(init_module)
