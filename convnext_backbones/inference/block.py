@@ -7,7 +7,6 @@ whose hidden map stays in the cache, in channels_last, with oneDNN's fused opera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.block import Block
-from ..models.layers import GRN, DropPath, LayerNorm, PointwiseLinear
+from ..models.layers import GRN, DropPath, LayerNorm, PointwiseLinear, sums_of_squares
 from .bands import even_share, fitting
 from .cache import ParameterCache
 from .classes import has_hooks, keeps_methods, runs_forward_of, swap_class
@@ -143,8 +142,11 @@ class InferenceBlock(Block):
             hidden.append([_with_gelu(y, layer) for layer in weights.pwconv1])
         grn = self.grn
         assert grn is not None
-        response = torch.cat([sums_of_squares(part) for part in zip(*hidden, strict=True)], 1)
-        scale = 1 + grn.gamma * grn.relative(response.sqrt_())  # (N, 4C)
+        squares = sum(
+            torch.cat([sums_of_squares(part.permute(0, 2, 3, 1)) for part in band], 1)
+            for band in hidden
+        )
+        scale = 1 + grn.gamma * grn.relative(torch.as_tensor(squares).sqrt())  # (N, 4C)
         size = hidden[0][0].shape[1]
         factors = scale[:, :, None, None].split(size, 1) if weights.pwconv2 else None
         pwconv2 = weights.pwconv2 or self._pack_pwconv2(
@@ -243,26 +245,6 @@ def _add_pointwise(x: Tensor, hidden: Tensor, layer: Layer) -> None:
     torch.ops.mkldnn._convolution_pointwise_.binary(
         x, hidden, *layer, NO_PADDING, UNIT, UNIT, 1, 'add', 1.0, None, [], None
     )
-
-
-def sums_of_squares(bands: Sequence[Tensor]) -> Tensor:
-    """Return the sums of squares, (N, C) in fp32, of the channels of a map in bands of rows.
-
-    The statistics of batch norm are the only reduction over positions that torch computes in
-    parallel and with vector instructions in channels_last.
-
-    Args:
-        bands: Of shape (N, C, rows, W) each, in channels_last.
-    """
-    samples, channels = bands[0].shape[:2]
-    total = bands[0].new_zeros((samples, channels), dtype=torch.float32)
-    mean, variance = total.new_zeros(2, channels)  # running ones, which the operator asks for
-    for band in bands:
-        positions = band.shape[2] * band.shape[3]
-        for sums, sample in zip(total, band.split(1), strict=True):
-            center, spread = torch.batch_norm_update_stats(sample, mean, variance, 0.0)
-            sums += positions * (spread + center.square())
-    return total
 
 
 def _packed_layer(

@@ -371,19 +371,6 @@ def test_after_grn_the_smaller_one_is_scaled(positions, calls):
     assert calls['_reorder_convolution_weight'] == 2 + (3 if folds else 1)
 
 
-def test_sums_of_squares():
-    bands_of_map = [
-        (1 + torch.randn(2, 5, rows, 7)).contiguous(memory_format=torch.channels_last)
-        for rows in (3, 3, 1)
-    ]
-    expected = torch.cat(bands_of_map, 2).double().square().sum((2, 3)).float()
-    assert_close(inference_block.sums_of_squares(bands_of_map), expected)
-    halves = [band.bfloat16() for band in bands_of_map]
-    found = inference_block.sums_of_squares(halves)
-    assert found.dtype == torch.float32
-    assert_close(found, torch.cat(halves, 2).double().square().sum((2, 3)).float())
-
-
 def test_kept_weights_do_not_keep_replaced_parameters_forever(net, images):
     fast = optimize_for_inference(net)
     fast(images)

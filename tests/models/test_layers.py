@@ -7,7 +7,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier
-from convnext_backbones.models.layers import GRN, DropPath, LayerNorm, LayerNorm2d, PointwiseLinear
+from convnext_backbones.models.layers import (
+    GRN,
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    PointwiseLinear,
+    _ChannelNorms,
+    sums_of_squares,
+)
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
@@ -88,6 +96,33 @@ def test_grn_loads_with_axes_of_length_one(axes):
     assert state['gamma'].dim() == axes + 1
     with pytest.raises(RuntimeError, match='size mismatch for gamma'):
         grn.load_state_dict({**state, 'gamma': torch.ones(2, 4)})
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_sums_of_squares(dtype, layout):
+    x = (3 + torch.randn(2, 5, 6, 7)).to(dtype).contiguous(memory_format=layout)
+    found = sums_of_squares(x.permute(0, 2, 3, 1))
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert_close(found, x.double().square().sum((2, 3)).to(found.dtype))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_norms_of_channels_have_the_gradient_of_vector_norm(dtype):
+    x = torch.randn(2, 5, 6, 7).to(dtype)
+    x[0, ..., 3] = 0
+    results = []
+    for norm in (
+        _ChannelNorms.apply,
+        lambda x: torch.linalg.vector_norm(
+            x, dim=(1, 2), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        ),
+    ):
+        leaf = x.clone().requires_grad_()
+        response = norm(leaf)
+        (response * torch.arange(7.0)).sum().backward()
+        results.append((response, leaf.grad))
+    assert_close(*results)
 
 
 def test_grn_depends_on_the_whole_map():
