@@ -46,7 +46,7 @@ def config(task: str, data: Path, random: bool = False, **loader) -> Config:
     """A miniature config without BatchNorm, in which images have their own share of the loss.
 
     Args:
-        task: ``det`` or ``seg``: two epochs or six iterations.
+        task: ``det``, of two epochs, or ``seg``, of six iterations and with a ConvNeXt V2.
         data: The sample data.
         random: Whether training augments, drops out and validates in between; if not, every image
             is seen as it is, and by the whole network.
@@ -62,6 +62,7 @@ def config(task: str, data: Path, random: bool = False, **loader) -> Config:
     if task == 'det':
         cfg.val_evaluator.ann_file = f'{data}/coco/annotations/instances_val.json'
     else:
+        cfg.model.backbone.update(use_grn=True, layer_scale_init_value=0.0)
         augmentation.append(dict(type='PhotoMetricDistortion'))
         for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
             head.update(norm_cfg=dict(type='GN', num_groups=4), sampler=None)
