@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 # Properties of this build of torch and of the CPU. Constants, because the queries break the graph
 # of torch.compile.
@@ -97,7 +98,7 @@ class GRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` of shape (N, H, W, C); the result has its type."""
-        if x.device.type == 'cpu' and x.numel() and not torch.compiler.is_compiling():
+        if _runs_eagerly(x) and x.device.type == 'cpu' and x.numel():
             response = _ChannelNorms.apply(x)
         else:
             dtype = torch.promote_types(x.dtype, torch.float32)
@@ -116,6 +117,21 @@ class GRN(nn.Module):
             if isinstance(tensor, Tensor) and tensor.shape[-1:] == tensor.flatten().shape:
                 state_dict[prefix + name] = tensor.flatten()
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _runs_eagerly(x: Tensor) -> bool:
+    """Whether ``x`` is an ordinary tensor and nothing records or transforms what is done with it.
+
+    Compilers, ``torch.func``, forward-mode derivatives and tensors of other classes need torch's
+    own operators; a trace would keep the number of samples.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or type(x) is not Tensor
+    )
 
 
 class _ChannelNorms(torch.autograd.Function):
@@ -151,8 +167,8 @@ def sums_of_squares(x: Tensor) -> Tensor:
     """
     samples, height, width, channels = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    running = torch.zeros(2, channels, dtype=dtype)  # which the operator asks for
-    sums = torch.empty(samples, channels, dtype=dtype)
+    running = x.new_zeros(2, channels, dtype=dtype)  # which the operator asks for
+    sums = x.new_empty(samples, channels, dtype=dtype)
     for total, sample in zip(sums, x.permute(0, 3, 1, 2).split(1), strict=True):
         mean, variance = torch.batch_norm_update_stats(sample, running[0], running[1], 0.0)
         total.copy_(mean.square().add_(variance).mul_(height * width))

@@ -87,6 +87,27 @@ def test_grn_computes_responses_in_fp32(dtype, half_parameters):
     assert error < torch.finfo(dtype).eps
 
 
+def test_grn_takes_what_other_layers_take():
+    grn, x = drawn_grn(8), torch.randn(2, 5, 4, 8)
+
+    def total(x):
+        return grn(x).sum()
+
+    leaf = x.clone().requires_grad_()
+    total(leaf).backward()
+    assert_close(torch.func.grad(total)(x), leaf.grad)
+    slope = torch.func.jvp(total, (x,), (torch.ones_like(x),))[1]
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        assert_close(torch.autograd.forward_ad.unpack_dual(total(dual)).tangent, slope)
+    assert_close(slope, leaf.grad.sum())
+    assert_close(torch.func.vmap(grn)(x[:, None])[:, 0], grn(x))
+    traced, other = torch.jit.trace(grn, x), torch.randn(3, 2, 6, 8)
+    assert_close(traced(other), grn(other))
+    with torch.device('meta'):  # new tensors are on another device than x
+        assert grn(x).device == x.device
+
+
 @pytest.mark.parametrize('axes', [0, 1, 3])
 def test_grn_loads_with_axes_of_length_one(axes):
     grn, source = GRN(8), drawn_grn(8)
