@@ -31,7 +31,9 @@ FILES = (
 # A repository may also be a single file of a folder, with one of these endings.
 ENDINGS = ('.safetensors', '.bin', '.pth')
 PART = r'[A-Za-z0-9][\w.-]*'
-NAME = re.compile(rf'({PART}/{PART})((?:/{PART})*)')
+NAME = re.compile(rf'({PART}/{PART})((?:/{PART})*)', re.ASCII)
+# What the hub allows in no name of a repository; such a name is a path.
+NO_REPOSITORY = re.compile(r'--|\.\.|[.-](/|$)|\.git$')
 PREFIX = re.compile(r'hf[-_]hub:')
 FILE_NAME = re.compile(r'\.(pth|pt|bin|ckpt|safetensors|h5|keras)$')
 SHA256 = re.compile(r'[0-9a-f]{64}')
@@ -66,7 +68,9 @@ def split_hub_name(name: str) -> HubPlace | None:
     """
     bare = PREFIX.sub('', name, count=1) if PREFIX.match(name) else name
     found = NAME.fullmatch(bare)
-    if found is None or (bare == name and not found[2] and FILE_NAME.search(name)):
+    if found is None or NO_REPOSITORY.search(found[1]):
+        return None
+    if bare == name and not found[2] and FILE_NAME.search(name):
         return None
     return HubPlace(found[1], found[2].lstrip('/'))
 
@@ -74,18 +78,22 @@ def split_hub_name(name: str) -> HubPlace | None:
 def find_in_hub_caches(place: HubPlace) -> Path | None:
     """Return the file of a place on this machine; None if it is not here.
 
-    Each folder of ``$CONVNEXT_BACKBONES_WEIGHTS``, and then the cache, is searched for
-    ``ORG/REPO/FILE``, ``REPO/FILE``, and ``REPO`` with the ending of a file of weights; after them
-    the cache of huggingface_hub.
+    Each folder of ``$CONVNEXT_BACKBONES_WEIGHTS`` is searched for ``ORG/REPO/FILE``, ``REPO/FILE``,
+    and ``REPO`` with the ending of a file of weights; after them the cache for ``ORG/REPO/FILE``,
+    and the cache of huggingface_hub.
     """
     short = place.repo.rpartition('/')[2]
-    for folder in weight_folders():
-        paths = [folder / repo / file for repo in (place.repo, short) for file in _files(place)]
+    *own, cache = weight_folders()
+    paths = []
+    for folder in own:
+        paths += [folder / repo / file for repo in (place.repo, short) for file in _files(place)]
         if not place.file:
             paths += [folder / f'{short}{ending}' for ending in ENDINGS]
-        for path in paths:
-            if path.is_file():
-                return path
+    # Not by its short name: another file, such as the authors', may be kept under that.
+    paths += [cache / place.repo / file for file in _files(place)]
+    for path in paths:
+        if path.is_file():
+            return path
     if has_library():
         from huggingface_hub import try_to_load_from_cache
 

@@ -82,6 +82,13 @@ def one_sentence(kind: type[Exception], place: HubPlace = REPO, **words: str) ->
         ('a/b/', None),
         ('a\\b/c', None),
         ('https://a/b', None),
+        ('runs/lr--1', None),
+        ('runs/exp.', None),
+        ('runs-/exp', None),
+        ('a/b..c', None),
+        ('hf-hub:a/b.git', None),
+        ('runs/été', None),
+        ('a/b/c--d.bin', HubPlace('a/b', 'c--d.bin')),
     ],
 )
 def test_names(name, place):
@@ -112,6 +119,13 @@ def test_own_folders_are_searched_first(path, way, server, tmp_path, monkeypatch
     assert find_in_hub_caches(REPO) == find_or_fetch_from_hub(REPO) == file
     assert find_in_hub_caches(HubPlace('org/repo', 'other.bin')) is None
     assert not server.asked
+
+
+def test_a_file_of_another_origin_in_the_cache_is_not_taken(way, server, cache):
+    cache.mkdir(parents=True)
+    (cache / 'repo.pth').write_bytes(b'of the authors, who have a file of this name')
+    assert find_in_hub_caches(REPO) is None
+    assert find_or_fetch_from_hub(REPO).read_bytes() == CONTENT
 
 
 def test_a_file_of_a_repository_by_name(way, server, tmp_path, monkeypatch):
