@@ -34,6 +34,8 @@ PUBLISHED: dict[str, PublishedWeights] = {
     **open_clip(),
     **keras(),
 }
+# Some files have another name there than here.
+URLS = {one.url: name for name, one in PUBLISHED.items() if one.url}
 
 
 # --- looking up -----------------------------------------------------------------------------
@@ -58,7 +60,10 @@ def published_name(name: str) -> str | None:
     if name in PUBLISHED:
         return name
     if re.match(r'https?://', name, re.IGNORECASE):
-        path = unquote(urlsplit(name).path)
+        parts = urlsplit(name)
+        if (address := parts._replace(query='', fragment='').geturl()) in URLS:
+            return URLS[address]
+        path = unquote(parts.path)
         repo = re.match(r'/([^/]+/[^/]+)/(resolve|blob)/', path)
         stem = repo[1] if repo else path.rpartition('/')[2].rpartition('.')[0]
         return stem if stem in PUBLISHED else None

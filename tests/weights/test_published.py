@@ -13,6 +13,7 @@ from convnext_backbones import PUBLISHED, VARIANTS, ConvNeXt, ConvNeXtClassifier
 from convnext_backbones.weights.published import close_names, find_published, preprocessing
 
 DINOV3 = 'dinov3_convnext_tiny_pretrain_lvd1689m-21b726bb'
+VICREGL = 'vicregl_convnext_small_alpha0.9'
 LAION = 'laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg'
 
 
@@ -118,6 +119,9 @@ def test_options():
         (f'/data/{DINOV3}.pth', DINOV3),
         ('convnext_base.clip_laiona.safetensors', 'timm/convnext_base.clip_laiona'),
         (f'https://huggingface.co/{LAION}/resolve/main/open_clip_pytorch_model.bin', LAION),
+        # Files with another name there than here.
+        (f'{PUBLISHED[VICREGL].url}?a=b#c', VICREGL),
+        (PUBLISHED['keras_convnext_tiny'].url, 'keras_convnext_tiny'),
     ],
 )
 def test_names_that_are_understood(name, known):
