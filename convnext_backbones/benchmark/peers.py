@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -16,6 +12,7 @@ from ..models.layers import LayerNorm2d
 from ..models.variants import NORM_EPS, resolve_variant
 from ..weights.layouts import LAYOUTS
 from ..weights.names import recognize
+from ..weights.origins import import_mmpretrain
 from .case import OUTPUTS, State, is_v2, randomize
 from .paper import SWIN_B, SWIN_L, SWIN_S, SWIN_T
 
@@ -134,30 +131,6 @@ def mmpretrain_backbone(arch: str | Mapping, use_grn: bool = False) -> dict:
         use_grn=use_grn,
         gap_before_final_norm=False,
     )
-
-
-def import_mmpretrain() -> None:
-    """Import all models of mmpretrain, without the dependencies of its unrelated parts.
-
-    Call it before mmdet tries the same import, which leaves mmpretrain half-imported if
-    torchvision is missing. mmpretrain needs torchvision for a metric only, so an empty module
-    replaces it. Its multimodal models need an older transformers and are skipped.
-    """
-    from mmpretrain.utils import dependency
-
-    stubs: dict[str, Any] = {}
-    if importlib.util.find_spec('torchvision') is None:
-        names = ('torchvision', 'torchvision.ops', 'torchvision.ops.boxes')
-        stubs = {name: types.ModuleType(name) for name in names}
-        stubs['torchvision'].ops = stubs['torchvision.ops']
-        stubs['torchvision.ops'].boxes = stubs['torchvision.ops.boxes']
-    sys.modules.update(stubs)
-    try:
-        with mock.patch.object(dependency, 'WITH_MULTIMODAL', False):
-            import mmpretrain.models  # noqa: F401
-    finally:
-        for name in stubs:
-            del sys.modules[name]
 
 
 def build_swin(arch: str | Mapping, state: State) -> nn.Module:

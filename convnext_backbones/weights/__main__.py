@@ -1,4 +1,8 @@
-"""Published weights: ``python -m convnext_backbones.weights list``."""
+"""Published weights, listed and verified: ``python -m convnext_backbones.weights list``.
+
+``verify NAME`` fetches weights, loads them, names the best classes of an image, and compares with
+the implementation that the weights come from, if that is installed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .published import PUBLISHED, PublishedWeights
+from .verify import verify
 
 PROGRAM = 'python -m convnext_backbones.weights'
 WIDTH = 400  # more than any row needs
@@ -34,6 +39,19 @@ def list_weights(args: argparse.Namespace) -> None:
     else:
         # A row is a line whatever the width of the terminal, for `less -S` and `grep`.
         Console(width=WIDTH).print(as_table(rows))
+
+
+def verify_weights(args: argparse.Namespace) -> None:
+    """Print what came of weights; end with status 1 if they differ from their origin.
+
+    Raises:
+        FileNotFoundError: There is no such name or file.
+        ValueError: The weights cannot be fetched or do not load, or the image cannot be read.
+    """
+    result = verify(args.source, args.image, args.top)
+    print(json.dumps(asdict(result), indent=1) if args.json else result)
+    if not result.passed:
+        sys.exit(1)
 
 
 def as_data(name: str, published: PublishedWeights) -> dict[str, object]:
@@ -63,6 +81,17 @@ def as_table(rows: Mapping[str, PublishedWeights]) -> Table:
     return table
 
 
+def positive(text: str) -> int:
+    """Return a number of at least one.
+
+    Raises:
+        ArgumentTypeError: It is not.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a number of at least 1, got {text!r}')
+    return int(text)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line; ``run`` is the command's function."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.splitlines()[0])
@@ -73,6 +102,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     listing.add_argument('--json', action='store_true', help='print JSON and nothing else')
     listing.set_defaults(run=list_weights)
+    verifying = commands.add_parser(
+        'verify', help='load weights, and compare with the implementation that they come from'
+    )
+    verifying.add_argument('source', metavar='NAME', help='a published name, a file or a URL')
+    verifying.add_argument('--image', metavar='FILE', help='classify this, not a generated picture')
+    verifying.add_argument(
+        '--top', type=positive, default=5, metavar='N', help='number of classes (default 5)'
+    )
+    verifying.add_argument('--json', action='store_true', help='print JSON and nothing else')
+    verifying.set_defaults(run=verify_weights)
     return parser.parse_args(argv)
 
 
