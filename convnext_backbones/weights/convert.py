@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..io.checkpoint import write_safetensors
 from .keras_writing import write_keras
-from .layouts import EXPORTS, KERAS, MMPRETRAIN, OFFICIAL, Layout
+from .layouts import EXPORTS, KERAS, MMPRETRAIN, OFFICIAL, TIMM, TIMM_HNF, Layout
 from .matching import only_network
-from .names import export, export_heads, in_our_shape
+from .names import Recognized, export, export_heads, in_our_shape
 from .reading import read_contents
 from .zoo import weights_file
 
@@ -43,8 +43,8 @@ def convert(
 
     Raises:
         FileNotFoundError: There is no such name or file.
-        ValueError: The file cannot be read, holds no ConvNeXt, or holds tensors that the layout has
-            no place for.
+        ValueError: The file cannot be read, holds no ConvNeXt, holds tensors that the layout has no
+            place for, or is of a classifier that computes something else there.
     """
     path = weights_file(source)
     contents = read_contents(path, ema)
@@ -56,6 +56,7 @@ def convert(
         for name in sorted(found.names, key=_by_number)
     }
     layout = EXPORTS[to]
+    _check_final_norm(found, layout)
     heads = _their_heads(found.others, layout)
     converted, homeless = export(network, layout, inside=bool(heads))
     converted |= {name: tensors[key] for name, key in heads.items()}
@@ -76,6 +77,23 @@ def convert(
         f'{path} ({contents.form or found.layout.name}{renamed}) -> {destination} ({to}): '
         f'{len(converted)} tensors, {len(skipped)} skipped'
     )
+
+
+def _check_final_norm(found: Recognized, layout: Layout) -> None:
+    """Refuse a classifier of timm whose final norm would be on the other side of the pooling.
+
+    Raises:
+        ValueError: It would.
+    """
+    if found.layout is not TIMM or layout is OFFICIAL or 'head.weight' not in found.names:
+        return
+    if found.norm_before_pooling != (layout is TIMM_HNF):
+        here, there = ('before', 'after') if found.norm_before_pooling else ('after', 'before')
+        fitting = TIMM_HNF.name if found.norm_before_pooling else TIMM.name
+        raise ValueError(
+            f'expected a classifier with its final norm {there} the pooling, which the layout '
+            f'{layout.name} has, got one with it {here}; convert it to {OFFICIAL.name} or {fitting}'
+        )
 
 
 def _their_heads(others: Mapping[str, str], layout: Layout) -> dict[str, str]:

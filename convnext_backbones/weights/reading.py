@@ -49,7 +49,9 @@ def read_contents(path: str | os.PathLike, ema: bool = False) -> Contents:
         return Contents(read_keras(path), 'keras')
     checkpoint = read_checkpoint(path, mmap=True)
     tensors = named_tensors(checkpoint, path, ema)
-    meta = checkpoint.get('meta') or {}
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):  # some tensor of this name
+        meta = {}
     if is_sparse(tensors):
         return Contents(to_dense(tensors), 'sparse', meta)
     return Contents(tensors, meta=meta)

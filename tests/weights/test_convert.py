@@ -143,6 +143,24 @@ def test_the_renamed_norm_of_mmpretrain_is_said(official, miniature, tmp_path, c
     assert equal(tmp_path / 'o.pth', official)
 
 
+def test_the_final_norm_keeps_its_side_of_the_pooling(official, tmp_path):
+    source = converted(official, tmp_path, 'timm_hnf')
+    assert equal(official, converted(source, tmp_path / 'back', 'official'))
+    assert find_networks(tensors(converted(source, tmp_path / 'same', 'timm_hnf')))
+    for layout in ('timm', 'transformers'):
+        with pytest.raises(ValueError, match='got one with it before; convert it to official or '):
+            convert.convert(source, tmp_path / 'other.pth', layout)
+    after = converted(official, tmp_path, 'timm')
+    with pytest.raises(ValueError, match='before the pooling, which the layout timm_hnf has'):
+        convert.convert(after, tmp_path / 'other.pth', 'timm_hnf')
+
+
+def test_an_entry_meta_that_is_a_tensor(official, tmp_path):
+    path = tmp_path / 'meta.pth'
+    torch.save({'state_dict': tensors(official), 'meta': torch.ones(3)}, path)
+    assert equal(converted(path, tmp_path, 'official'), official)
+
+
 def test_options_of_the_conversion(official, tmp_path):
     state = tensors(official)
     averaged = {f'teacher.{name}': t + 1 for name, t in state.items()}
