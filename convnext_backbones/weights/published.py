@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..io.hub import FILE_NAME, PREFIX, split_hub_name
+from ..io.hub import FILE_NAME, FILES, PREFIX, split_hub_name
 from .published_distilled import dinov3, eupe, open_clip, vicregl
 from .published_timm import DEPRECATED, timm_tags
 from .published_v1 import downstream, keras, transformers, v1
@@ -34,6 +34,8 @@ PUBLISHED: dict[str, PublishedWeights] = {
     **open_clip(),
     **keras(),
 }
+# The cache of huggingface_hub keeps ORG/REPO in the folder models--ORG--REPO.
+CACHED = 'models--'
 # Some files have another name there than here.
 URLS = {one.url: name for name, one in PUBLISHED.items() if one.url}
 
@@ -47,12 +49,22 @@ def find_published(name: str) -> PublishedWeights | None:
     Args:
         name: A name of :data:`PUBLISHED`, with or without ``hf-hub:`` or a file of the repository;
             a tag of timm, also a deprecated one; the URL of a published file, whatever its query;
-            or the path of a file that still has its published name.
+            or the path of a file that still has its published name, or the usual name in a folder
+            of its repository.
     """
     known = published_name(name)
     if known is None and FILE_NAME.search(name):
-        known = published_name(PurePath(name).stem)
+        path = PurePath(name)
+        known = _repository_of(path) if path.name in FILES else published_name(path.stem)
     return PUBLISHED.get(known or '')
+
+
+def _repository_of(path: PurePath) -> str:
+    """Return the repository by the folder of a file: ``ORG/REPO``, or one of the hub's cache."""
+    cached = [part for part in path.parts if part.startswith(CACHED)]
+    if cached:
+        return cached[-1].removeprefix(CACHED).replace('--', '/')
+    return '/'.join(path.parts[-3:-1])
 
 
 def published_name(name: str) -> str | None:

@@ -119,6 +119,11 @@ def test_options():
         (f'/data/{DINOV3}.pth', DINOV3),
         ('convnext_base.clip_laiona.safetensors', 'timm/convnext_base.clip_laiona'),
         (f'https://huggingface.co/{LAION}/resolve/main/open_clip_pytorch_model.bin', LAION),
+        (f'/data/{LAION}/open_clip_model.safetensors', LAION),
+        (
+            f'/hub/models--{LAION.replace("/", "--")}/snapshots/0a1b/open_clip_model.safetensors',
+            LAION,
+        ),
         # Files with another name there than here.
         (f'{PUBLISHED[VICREGL].url}?a=b#c', VICREGL),
         (PUBLISHED['keras_convnext_tiny'].url, 'keras_convnext_tiny'),
@@ -130,7 +135,10 @@ def test_names_that_are_understood(name, known):
 
 @pytest.mark.parametrize(
     'name',
-    ['', 'convnext_tiny', 'timm/convnext_tiny', 'org/repo', 'weights.pth', 'https://a/b.pth'],
+    [
+        *('', 'convnext_tiny', 'timm/convnext_tiny', 'org/repo', 'weights.pth', 'https://a/b.pth'),
+        *(f'{LAION}x/pytorch_model.bin', f'work_dirs/{DINOV3}/epoch_1.pth', 'pytorch_model.bin'),
+    ],
 )
 def test_names_that_are_not(name):
     assert find_published(name) is None
