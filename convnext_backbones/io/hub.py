@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from .download import OFFLINE_VARIABLE, fetch, may_download, weight_folders
 from .processes import first_process_first
@@ -36,6 +36,7 @@ NAME = re.compile(rf'({PART}/{PART})((?:/{PART})*)', re.ASCII)
 NO_REPOSITORY = re.compile(r'--|\.\.|[.-](/|$)|\.git$')
 PREFIX = re.compile(r'hf[-_]hub:')
 FILE_NAME = re.compile(r'\.(pth|pt|bin|ckpt|safetensors|h5|keras)$')
+URL_PATH = re.compile(r'([^/]+/[^/]+)(?:/(?:resolve|blob)/main(/.+))?')
 SHA256 = re.compile(r'[0-9a-f]{64}')
 # The hub's words for what it refuses, in the header X-Error-Code.
 GATED, NO_REPO, NO_FILE = 'GatedRepo', 'RepoNotFound', 'EntryNotFound'
@@ -73,6 +74,20 @@ def split_hub_name(name: str) -> HubPlace | None:
     if bare == name and not found[2] and FILE_NAME.search(name):
         return None
     return HubPlace(found[1], found[2].lstrip('/'))
+
+
+def split_hub_url(url: str) -> HubPlace | None:
+    """Return the place that an address of the hub stands for; None if it is none.
+
+    Args:
+        url: The address of a repository's page, or of a file of its branch ``main``.
+    """
+    for hub in (hub_address(), HUB):
+        if url.startswith(f'{hub}/'):
+            path = unquote(urlsplit(url.removeprefix(hub)).path).strip('/')
+            found = URL_PATH.fullmatch(path)
+            return split_hub_name(f'hf-hub:{found[1]}{found[2] or ""}') if found else None
+    return None
 
 
 def find_in_hub_caches(place: HubPlace) -> Path | None:

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..io.hub import FILE_NAME, FILES, PREFIX, split_hub_name
+from ..io.hub import FILE_NAME, FILES, PREFIX, split_hub_name, split_hub_url
 from .published_distilled import dinov3, eupe, open_clip, vicregl
 from .published_timm import DEPRECATED, timm_tags
 from .published_v1 import downstream, keras, transformers, v1
@@ -71,6 +71,8 @@ def published_name(name: str) -> str | None:
     """Return the name in :data:`PUBLISHED` that ``name`` stands for; None if there is none."""
     if name in PUBLISHED:
         return name
+    if (place := split_hub_url(name)) is not None:
+        return place.repo if place.repo in PUBLISHED else None
     if re.match(r'https?://', name, re.IGNORECASE):
         parts = urlsplit(name)
         if (address := parts._replace(query='', fragment='').geturl()) in URLS:

@@ -16,7 +16,13 @@ from ..io.download import (
     may_download,
     weight_folders,
 )
-from ..io.hub import HubPlace, find_in_hub_caches, find_or_fetch_from_hub, split_hub_name
+from ..io.hub import (
+    HubPlace,
+    find_in_hub_caches,
+    find_or_fetch_from_hub,
+    split_hub_name,
+    split_hub_url,
+)
 from .published import PUBLISHED, PublishedWeights, hint, published_name
 
 __all__ = ['PUBLISHED', 'PublishedWeights', 'local_file', 'weights_file']
@@ -83,6 +89,9 @@ def _locate(source: str) -> Path | Source:
     path = Path(source).expanduser()
     if path.is_file():
         return path
+    if (place := split_hub_url(source)) is not None:
+        # As by name: with the token, the cache and the sentences of the hub.
+        source = f'hf-hub:{"/".join(filter(None, place))}'
     name = published_name(source)
     if name is not None and not is_url(source):
         return _published(name, source)

@@ -18,6 +18,7 @@ from convnext_backbones.io.hub import (
     find_in_hub_caches,
     find_or_fetch_from_hub,
     split_hub_name,
+    split_hub_url,
 )
 
 REPO = HubPlace('org/repo')
@@ -93,6 +94,27 @@ def one_sentence(kind: type[Exception], place: HubPlace = REPO, **words: str) ->
 )
 def test_names(name, place):
     assert split_hub_name(name) == place
+
+
+@pytest.mark.parametrize('hub', ['https://huggingface.co', 'https://mirror.org'])
+@pytest.mark.parametrize(
+    ('path', 'place'),
+    [
+        ('/org/repo', REPO),
+        ('/org/repo/?a=b#c', REPO),
+        ('/org/repo/resolve/main/sub/a.bin?download=true', HubPlace('org/repo', 'sub/a.bin')),
+        ('/org/repo/blob/main/a%20.bin', None),
+        ('/org/repo/blob/main/a.bin', HubPlace('org/repo', 'a.bin')),
+        ('/org/repo/resolve/0a1b/a.bin', None),
+        ('/org/repo/resolve/main/..%2F..%2Fa.bin', None),
+        ('/org', None),
+        ('.evil.org/org/repo', None),
+    ],
+)
+def test_addresses_of_the_hub(hub, path, place, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', 'https://mirror.org/')
+    assert split_hub_url(hub + path) == place
+    assert split_hub_url(f'https://other.org{path}') is None
 
 
 # --- files that are there -------------------------------------------------------------------

@@ -119,6 +119,7 @@ def test_options():
         (f'/data/{DINOV3}.pth', DINOV3),
         ('convnext_base.clip_laiona.safetensors', 'timm/convnext_base.clip_laiona'),
         (f'https://huggingface.co/{LAION}/resolve/main/open_clip_pytorch_model.bin', LAION),
+        (f'https://huggingface.co/{LAION}', LAION),
         (f'/data/{LAION}/open_clip_model.safetensors', LAION),
         (
             f'/hub/models--{LAION.replace("/", "--")}/snapshots/0a1b/open_clip_model.safetensors',

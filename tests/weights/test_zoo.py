@@ -175,6 +175,18 @@ def test_a_gated_repository_and_its_copy(hub_server, checkpoint, machine, monkey
     assert weights_file(GATED).read_bytes() == checkpoint
 
 
+def test_an_address_of_the_hub_is_a_name(hub_server, checkpoint, monkeypatch):
+    hub_server.files = {f'{GATED}/model.safetensors': checkpoint}
+    hub_server.gated = {GATED}
+    page = f'{hub_server.url}/{GATED}'
+    for address in (page, f'{page}/blob/main/model.safetensors'):
+        with pytest.raises(ValueError, match="gated: .* 'timm/convnext_tiny.dinov3_lvd1689m' has"):
+            weights_file(address)
+    monkeypatch.setenv('HF_TOKEN', TOKEN)
+    assert weights_file(page) == weights_file(GATED)
+    assert weights_file(page).read_bytes() == checkpoint
+
+
 def test_an_untrained_tag(hub_server):
     for ask in (weights_file, local_file):
         with pytest.raises(FileNotFoundError, match='there are no weights'):
