@@ -26,9 +26,11 @@ def check_preprocessing(cfg: Config) -> Iterator[Finding]:
     parts = [*walk(cfg.model, 'model')]
     if KEY not in cfg.model:  # the Runner then takes the one beside the model
         parts += walk(cfg.get(KEY), KEY)
+    if not any(_is_preprocessor(place) for place, _ in parts):  # mmengine then normalizes nothing
+        parts.append((f'model.{KEY}', {}))
     for place, part in parts:
         # One that holds others, of the branches of a semi-supervised model, normalizes nothing.
-        if place.rpartition('.')[2] != KEY or isinstance(part.get(KEY), Mapping):
+        if not _is_preprocessor(place) or isinstance(part.get(KEY), Mapping):
             continue
         for name in names:
             if wrong := _differences(part, preprocessing(name)):
@@ -37,7 +39,12 @@ def check_preprocessing(cfg: Config) -> Iterator[Finding]:
                     f'{", ".join(wrong)} other than those that {name!r} was trained with: '
                     'the backbone would see other colors than it knows'
                 )
-                yield Finding(WARNING, what, place, f'write {lines}')
+                how = 'write' if part else 'give the model one of mmdet or mmseg with'
+                yield Finding(WARNING, what, place, f'{how} {lines}')
+
+
+def _is_preprocessor(place: str) -> bool:
+    return place.rpartition('.')[2] == KEY
 
 
 def _published_names(cfg: Config) -> Iterator[str]:

@@ -72,6 +72,14 @@ def test_no_mean_at_all():
     assert finding.fix == 'write model.data_preprocessor.mean=[123.675,116.28,103.53]'
 
 
+def test_no_preprocessor_at_all():
+    cfg = start_from(V2)
+    del cfg.model.data_preprocessor
+    (finding,) = check_preprocessing(cfg)
+    assert finding.entry == 'model.data_preprocessor'
+    assert finding.fix.startswith('give the model one of mmdet or mmseg with model.data_pre')
+
+
 def test_other_numbers_of_channels_are_the_users():
     four = [1.0, 2.0, 3.0, 4.0]
     assert [*check_preprocessing(start_from(CLIP, mean=four, std=four, bgr_to_rgb=False))] == []
