@@ -322,15 +322,20 @@ def _by_ourselves(repo: str, file: str, check: Callable[[Path], object] | None) 
 def _token() -> str | None:
     """Return the token of the user, from where the hub's own tools keep it."""
     for variable in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN'):
-        if token := os.environ.get(variable, '').strip():
+        if token := _one_word(os.environ.get(variable, '')):
             return token
     caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     home = os.environ.get('HF_HOME') or Path(caches) / 'huggingface'
     path = Path(os.environ.get('HF_TOKEN_PATH') or Path(home) / 'token').expanduser()
     try:
-        return path.read_text().strip() or None
-    except OSError:
+        return _one_word(path.read_text()) or None
+    except (OSError, UnicodeDecodeError):
         return None
+
+
+def _one_word(token: str) -> str:
+    """Return a token without line breaks, for which Python would refuse, and print, the header."""
+    return ''.join(token.split())
 
 
 def _first_line(error: BaseException) -> str:

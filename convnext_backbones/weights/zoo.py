@@ -104,9 +104,12 @@ def _locate(source: str) -> Path | Source:
         return _on_hub(place, hint(source))
     if path.exists():
         return path
+    advice = hint(source)
+    if place is not None and not place.file:  # asked for, but for the folder here
+        advice = f'; for the repository of the hub write {f"hf-hub:{source}"!r}'
     raise FileNotFoundError(
         f'expected the name of published weights, a file or a URL, found nothing at '
-        f'{source!r}{hint(source)}'
+        f'{source!r}{advice}'
     )
 
 

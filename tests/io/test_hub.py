@@ -223,6 +223,16 @@ def test_a_token_opens_gates_and_is_told_to_the_hub_only(place, way, server, the
     assert ('GET', '/org/repo/model.safetensors?Signature=x') in server.requests('localhost')
 
 
+def test_tokens_that_no_header_could_hold(server, theirs, monkeypatch):
+    monkeypatch.setattr(hub, 'has_library', lambda: False)
+    server.gated = {'org/repo'}
+    theirs.mkdir()
+    (theirs / 'token').write_bytes(b'\xff')
+    assert 'is gated' in one_sentence(ValueError)
+    (theirs / 'token').write_text(f'{TOKEN[:5]}\n{TOKEN[5:]}\n')
+    assert find_or_fetch_from_hub(REPO).read_bytes() == CONTENT
+
+
 def test_a_renamed_repository_with_a_gate(way, server, theirs, monkeypatch):
     server.gated, server.renamed = {'org/repo'}, {'old/name': 'org/repo'}
     monkeypatch.setenv('HF_TOKEN', TOKEN)

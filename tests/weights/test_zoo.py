@@ -111,6 +111,14 @@ def test_a_path_is_no_repository_where_its_folder_exists(name, hub_server, machi
     assert not hub_server.asked
 
 
+def test_a_repository_beside_a_folder_of_its_name(hub_server, checkpoint, machine):
+    hub_server.files = {'org/repo/model.safetensors': checkpoint}
+    (machine / 'org').mkdir()
+    with pytest.raises(FileNotFoundError, match="'org/repo'; .* write 'hf-hub:org/repo'"):
+        weights_file('org/repo')
+    assert weights_file('hf-hub:org/repo').read_bytes() == checkpoint
+
+
 # --- the hub --------------------------------------------------------------------------------
 
 
