@@ -27,7 +27,7 @@ class Recipe:
         pretraining: Data set that the backbone was trained on.
         weights: Initial weights of the backbone, a name in :data:`~convnext_backbones.PUBLISHED`.
         drop_path_rate: Stochastic depth of the last block.
-        lr: Learning rate of the heads at 16 images per step.
+        lr: Learning rate of the heads at 16 images per step; at 32 with large-scale jitter.
         decay_rate: Learning-rate factor from one layer of the backbone to the one below.
         amp: Whether to train in mixed precision.
         input_shape: Height and width of the image that multiply-adds are counted for. The models of
