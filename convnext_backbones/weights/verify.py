@@ -57,8 +57,8 @@ class Verification:
         remarks: Sentences on the weights and on the comparison.
         origin: The implementation that was compared with, and its version; empty if none was.
         differences: The largest difference of each output, as a fraction of the largest value.
-        verdict: ``equal``, ``different``, ``failed`` (it did not run on the file) or ``not
-            compared``.
+        verdict: ``equal``, ``different``, ``failed`` (it does not read the file, or gives outputs
+            of other shapes) or ``not compared``.
         tolerance: The largest difference that is called equal.
     """
 
@@ -360,7 +360,7 @@ def compare(
     except Exception as error:  # other projects raise what they like
         result.verdict = FAILED
         reason = str(error).strip().partition('\n')[0] or type(error).__name__
-        result.remarks.append(f'{result.origin} does not run on this file: {reason}')
+        result.remarks.append(f'the comparison with {result.origin} failed: {reason}')
         return
     equal = all(value <= result.tolerance for value in result.differences.values())
     result.verdict = EQUAL if equal else DIFFERENT

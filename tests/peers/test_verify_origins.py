@@ -113,7 +113,6 @@ def test_pretraining_of_timm(folder):
         dict(conv_mlp=True, stem_type='overlap_tiered'),
         dict(head_norm_first=True),
         dict(head_hidden_size=24),
-        dict(patch_size=8),
         dict(ls_init_value=None),
         dict(ls_init_value=None, use_grn=True),
         dict(ls_init_value=1.0, use_grn=True),
@@ -125,6 +124,14 @@ def test_any_file_of_timm(kwargs, folder):
     path = save_timm(folder, 'convnext_tiny', **{**SIZES, 'num_classes': 7, **kwargs})
     output = 'pooled features' if kwargs.get('num_classes') == 0 else 'logits'
     check(path, 'timm', 'last map', output)
+
+
+def test_other_patches_are_another_network_in_timm(folder):
+    """Its weights fit, but timm keeps the last stride at 32, with dilated convolutions."""
+    path = save_timm(folder, 'convnext_tiny', num_classes=7, patch_size=8, **SIZES)
+    found = verify.verify(str(path))
+    assert found.verdict == 'failed' and not found.passed
+    assert any('outputs of one shape, got (1, 64, 3, 3) and' in line for line in found.remarks)
 
 
 def test_as_deep_as_the_deepest(folder):

@@ -216,7 +216,7 @@ def test_a_file_that_its_project_does_not_read(layout, folder, miniature, monkey
     monkeypatch.setattr(verify, 'load_weights', load_and_spoil)
     status, text = run(capsys, path)
     assert status == 1
-    assert f'{layout} ' in text and 'does not run on this file: it misses 1 tensors' in text
+    assert f'the comparison with {layout} ' in text and ' failed: it misses 1 tensors' in text
 
 
 # --- no comparison --------------------------------------------------------------------------------
