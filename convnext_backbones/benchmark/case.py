@@ -32,7 +32,7 @@ class Case:
             without optimizer and stochastic depth.
         threads: Number of threads of each contender.
         config: Config of a detector or segmentor, to time a whole model instead of a backbone.
-        use_grn: Whether the backbone is a ConvNeXt V2; with a config, that is the config's.
+        use_grn: Whether the backbone is a ConvNeXt V2; with a config, the config says it.
     """
 
     arch: str | Mapping

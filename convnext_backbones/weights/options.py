@@ -148,6 +148,8 @@ def _head_differences(network: Mapping[str, Tensor], model: ConvNeXtModel) -> li
     head, hidden = network.get('head.weight'), network.get('pre_logits.weight')
     if head is None:
         return ['the file has no classifier, build with num_classes=0']
+    if 0 in (head.dim(), 1 if hidden is None else hidden.dim()):  # a damaged file
+        return []
     phrases = []
     width = None if hidden is None else hidden.shape[0]
     if width != (None if model.pre_logits is None else model.pre_logits.out_features):
