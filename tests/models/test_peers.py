@@ -8,7 +8,7 @@ from support.peer_models import PEERS, TOLERANCE, cases, compare_backbones, comp
 
 MAIN = ('transformers', 'mmpretrain')
 FAST = {
-    **{name: PEERS[name].variants for name in MAIN},
+    **dict.fromkeys(MAIN, ('atto', 'tiny', 'large')),
     'transformers V2': ('atto',),
     'mmpretrain V2': ('atto',),
     'transformers DINOv3': ('tiny',),

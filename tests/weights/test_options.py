@@ -1,5 +1,7 @@
 """A file that does not fit names the option of the model that it needs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.weights import random_state
