@@ -133,7 +133,8 @@ def find_or_fetch_from_hub(
     Args:
         place: What to fetch.
         check: As in :func:`~convnext_backbones.io.download.fetch`, without huggingface_hub.
-        hint: The end of the sentence that says that there is no such repository.
+        hint: The end of the sentences that say that there is no such repository, or that it cannot
+            be asked for.
         copy: Name of the same weights without a gate, if there are any.
 
     Raises:
@@ -147,7 +148,7 @@ def find_or_fetch_from_hub(
         found = find_in_hub_caches(place)
         if found is not None:
             return found
-        _refuse_offline(place)
+        _refuse_offline(place, hint)
         get = _through_library if has_library() else _by_ourselves
         for file in _files(place):
             try:
@@ -186,7 +187,7 @@ def _by_hand(place: HubPlace) -> Path:
 # --- words ----------------------------------------------------------------------------------
 
 
-def _refuse_offline(place: HubPlace) -> None:
+def _refuse_offline(place: HubPlace, hint: str) -> None:
     """Raise an error if the environment forbids downloads."""
     reason = OFFLINE_VARIABLE
     if may_download():
@@ -196,7 +197,7 @@ def _refuse_offline(place: HubPlace) -> None:
     raise FileNotFoundError(
         f'expected a file of the repository {place.repo!r} on this machine, because {reason} is '
         f'set; download {_url(place.repo, _files(place)[0])} elsewhere and put it at '
-        f'{str(_by_hand(place))!r}'
+        f'{str(_by_hand(place))!r}{hint}'
     )
 
 

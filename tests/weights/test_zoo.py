@@ -206,6 +206,8 @@ def test_offline(hub_server, monkeypatch):
     for ask in (weights_file, local_file):
         with pytest.raises(FileNotFoundError, match='CONVNEXT_BACKBONES_OFFLINE is set'):
             ask('timm/convnextv2_base.fcmae')
+        with pytest.raises(FileNotFoundError, match="did you mean 'timm/convnextv2_base.fcmae'"):
+            ask('timm/convnextv2_bas.fcmae')
     assert not hub_server.asked
 
 
