@@ -109,7 +109,10 @@ def summary(name: str) -> str:
     """
     one = _find(name)
     backbone = f'{V2 if one.use_grn else DINOV3}-{LETTERS[one.arch]} ({one.pretraining})'
-    return f'{one.method}, {backbone}; a recipe of ours, not measured\n{describe(one)}'
+    numbers = describe(one)
+    if one.weights.endswith('fcmae'):
+        numbers += ', trained on large-scale jitter of 1024 x 1024'
+    return f'{one.method}, {backbone}; a recipe of ours, not measured\n{numbers}'
 
 
 def _find(name: str) -> Recipe:

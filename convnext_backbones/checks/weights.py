@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from ..config.walk import walk
 from ..io.checkpoint import read_checkpoint
 from ..io.download import is_url
+from ..models.convnext import ConvNeXt
 from ..weights.loading import PretrainedConvNeXt, load_weights
 from ..weights.published import find_published
+from ..weights.rows import PublishedWeights
 from ..weights.zoo import local_file
 from .findings import ERROR, WARNING, Finding, Kind, one_line, several
 
@@ -41,15 +44,15 @@ def check_weights(cfg: Config, model: nn.Module, thorough: bool) -> Iterator[Fin
                 continue
             entry = f'{place}.init_cfg'
             if init['type'] in (PretrainedConvNeXt, PretrainedConvNeXt.__name__):
-                yield from _check_recognized(part, init, entry, thorough)
+                yield from _check_recognized(part, module, init, entry, thorough)
             else:
                 yield from _check_plain(module, init['checkpoint'], entry, init.get('prefix'))
 
 
 def _check_recognized(
-    part: Mapping, init: Mapping, entry: str, thorough: bool
+    part: Mapping, module: nn.Module, init: Mapping, entry: str, thorough: bool
 ) -> Iterator[Finding]:
-    """Check weights for :func:`load_weights` with the backbone that ``part`` builds."""
+    """Check weights for :func:`load_weights` with the backbone ``module`` that ``part`` builds."""
     options = {key: init[key] for key in ('strict', 'ema', 'prefix') if key in init}
     published = find_published(init['checkpoint'])
     if published is not None and published.obstacle:
@@ -58,6 +61,8 @@ def _check_recognized(
         return
     try:
         file = local_file(init['checkpoint'])
+        if file is None and options.get('strict', True):
+            yield from _check_options(published, module, init['checkpoint'], entry)
         if file and thorough:
             report = load_weights(MODELS.build(deepcopy(part)), file, **options)
             if report.surprises:
@@ -65,6 +70,23 @@ def _check_recognized(
                 yield Finding(WARNING, what, entry, 'remove strict=False to make it an error')
     except (FileNotFoundError, TypeError, ValueError) as error:
         yield Finding(ERROR, one_line(error), entry, 'name weights of this backbone')
+
+
+def _check_options(
+    published: PublishedWeights | None, backbone: nn.Module, name: str, entry: str
+) -> Iterator[Finding]:
+    """Compare a backbone with what is known of weights that are still to be downloaded."""
+    if published is None or published.method or not isinstance(backbone, ConvNeXt):
+        return
+    options = published.backbone_options()
+    with torch.device('meta'):
+        wanted = ConvNeXt(**options)
+    facts = ('variant', 'use_grn', 'stem_type', 'patch_size', 'norm_eps')
+    if all(getattr(wanted, fact) == getattr(backbone, fact) for fact in facts):
+        return
+    settings = ', '.join(f'{key}={value!r}' for key, value in options.items())
+    what = f'{name!r} are weights of another network than the backbone'
+    yield Finding(ERROR, what, entry, f'build the backbone with {settings}, or name other weights')
 
 
 def _check_plain(

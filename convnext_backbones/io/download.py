@@ -21,6 +21,7 @@ from mmengine.logging import print_log
 
 from .processes import first_process_first
 from .transfer import discard, receive
+from .wording import address
 
 # Folders, separated as in PATH, that are searched for a file before anything is downloaded.
 FOLDERS_VARIABLE = 'CONVNEXT_BACKBONES_WEIGHTS'
@@ -91,7 +92,8 @@ def find_or_fetch(
         if not may_download():
             raise FileNotFoundError(
                 f'expected {url_file_name(url)!r} on this machine, because {OFFLINE_VARIABLE} is '
-                f'set; download {url} elsewhere and put it into the folder {str(folders[0])!r}'
+                f'set; download {address(url)} elsewhere and put it into the folder '
+                f'{str(folders[0])!r}'
             )
         return fetch(url, folders[-1], size, sha256, check)
 
@@ -173,7 +175,8 @@ def fetch(
                 _download(url, path, size, _expected_digests(name, sha256), check, headers)
     except OSError as error:
         raise ValueError(
-            f'cannot keep {url} in the folder {str(path.parent)!r}: {error}; choose another folder'
+            f'cannot keep {address(url)} in the folder {str(path.parent)!r}: {error}; choose '
+            'another folder'
         ) from error
     return path
 
@@ -187,7 +190,7 @@ def _download(
     headers: Mapping[str, str] | None,
 ) -> None:
     """Download ``url`` to ``path``; see :func:`fetch`."""
-    print_log(f'Downloading {url} to {path}', logger='current', level=logging.INFO)
+    print_log(f'Downloading {address(url)} to {path}', logger='current', level=logging.INFO)
     start = time.monotonic()
     # Always the same name, so that the next process finds what a killed one left.
     part = path.with_name(f'.{path.name}.part')
@@ -196,14 +199,14 @@ def _download(
         wrong = [expected for expected in digests if not digest.startswith(expected)]
         if wrong:
             raise ValueError(
-                f'expected a file with the SHA-256 {wrong[0]}, got {digest} from {url}; it was '
-                'not kept'
+                f'expected a file with the SHA-256 {wrong[0]}, got {digest} from {address(url)}; '
+                'it was not kept'
             )
         try:
             if check is not None:
                 check(part)
         except ValueError as error:
-            raise ValueError(f'what {url} sent was not kept: {error}') from error
+            raise ValueError(f'what {address(url)} sent was not kept: {error}') from error
         os.replace(part, path)
     finally:
         discard(part)

@@ -36,6 +36,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from .wording import address
+
 # Bytes per read: small enough for a bar that moves on a slow connection.
 CHUNK = 1 << 16
 # Seconds without a byte after which a connection is given up.
@@ -97,14 +99,14 @@ def receive(
             if received > total:
                 discard(part)
             raise ValueError(
-                f'expected {total} bytes from {url}, got '
+                f'expected {total} bytes from {address(url)}, got '
                 f'{"more" if received > total else received}; the download was interrupted or the '
                 f'file is another one; {_next_attempt(part)}'
             )
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(
-            f'cannot download {url}: {_reason(error)}; check the connection, or download the file '
-            f'by hand; {_next_attempt(part)}'
+            f'cannot download {address(url)}: {_reason(error)}; check the connection, or download '
+            f'the file by hand; {_next_attempt(part)}'
         ) from error
     finally:
         if not whole and not _record(part).exists():
@@ -132,7 +134,7 @@ def ask(url: str, headers: Mapping[str, str]) -> tuple[int, Message]:
         with error:
             return error.code, error.headers
     except (OSError, http.client.HTTPException) as error:
-        raise ValueError(f'cannot download {url}: {_reason(error)}') from error
+        raise ValueError(f'cannot download {address(url)}: {_reason(error)}') from error
 
 
 def discard(part: Path) -> None:
@@ -191,13 +193,13 @@ def _expected_size(response: HttpResponse, offset: int, url: str, size: int | No
     announced = None if response.length is None else offset + response.length
     if size is not None and announced is not None and announced != size:
         raise ValueError(
-            f'expected {size} bytes from {url}, the server announces {announced}; it is another '
-            'file, so nothing was kept'
+            f'expected {size} bytes from {address(url)}, the server announces {announced}; it is '
+            'another file, so nothing was kept'
         )
     if size is None and announced is None and not getattr(response, 'chunked', False):
         raise ValueError(
-            f'expected {url} to announce its size, so that a truncated download can be told from '
-            'a whole one; download the file by hand and give its path'
+            f'expected {address(url)} to announce its size, so that a truncated download can be '
+            'told from a whole one; download the file by hand and give its path'
         )
     return announced if size is None else size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 # Names that a message spells out before it only counts them.
 SHOWN = 3
@@ -26,3 +27,8 @@ def first_names(names: Iterable[object], shown: int = SHOWN, quoted: bool = Fals
         texts = [text[1:-1] for text in texts]
     rest = f' and {len(texts) - shown} more' if len(texts) > shown else ''
     return ', '.join(texts[:shown]) + rest
+
+
+def address(url: str) -> str:
+    """Return a URL without its query, which in a signed link is a password, for messages."""
+    return urlsplit(url)._replace(query='').geturl()

@@ -27,14 +27,14 @@ from .variants import MAX_DIM, resolve_variant
 class ConvNeXt(Trunk):
     """ConvNeXt backbone: one NCHW feature map per requested stage, each with its own LayerNorm.
 
-    Stage ``i`` works at stride ``4 * 2**i``: 4, 8, 16, 32. With ``use_grn`` the network is ConvNeXt
-    V2. The output is a tuple of contiguous
-    NCHW maps of shape (N, dims[i], H_i, W_i), one per entry of ``out_indices``. Neither the stem
-    nor the downsampling layers pad: at an input size that is not divisible by the stride, each
-    step floors, so ``H_0 = H // 4`` and ``H_i = H_{i-1} // 2``. The last ``H % 4`` rows and
-    ``W % 4`` columns of the input influence no map. Rows and columns that later steps drop have no
-    cell in the following maps, and influence them only through the 7x7 convolutions before. For
-    that reason mmdet pads its batches to multiples of 32.
+    Stage ``i`` works at stride ``patch_size * 2**i``: 4, 8, 16, 32. With ``use_grn`` the network is
+    ConvNeXt V2. The output is a tuple of contiguous NCHW maps of shape (N, dims[i], H_i, W_i), one
+    per entry of ``out_indices``. Neither the stem of patches nor the downsampling layers pad: at an
+    input size that is not divisible by the stride, each step floors, so ``H_0 = H // 4`` and
+    ``H_i = H_{i-1} // 2``. The last ``H % 4`` rows and ``W % 4`` columns of the input influence no
+    map. Rows and columns that later steps drop have no cell in the following maps, and influence
+    them only through the 7x7 convolutions before. For that reason mmdet pads its batches to
+    multiples of 32.
 
     Sizes are given as ``arch``, or as the authors' own ``depths`` and ``dims``. The defaults are
     the authors': ConvNeXt-T, no stochastic depth, layer scale 1e-6 (the detection and segmentation
@@ -80,6 +80,8 @@ class ConvNeXt(Trunk):
 
     Attributes:
         variant: The :class:`~convnext_backbones.Variant` with ``depths`` and ``dims``.
+        use_grn: The argument, as ``stem_type`` and ``patch_size``.
+        norm_eps: The epsilon of all norms.
         out_indices: The normalized stage indices.
         out_channels: Channels of each returned map.
         out_strides: Stride of each returned map, in pixels of the input.
@@ -239,7 +241,8 @@ class ConvNeXtClassifier(Trunk):
         stem_type: ``patch``, ``overlap`` or ``overlap_tiered``.
         patch_size: Kernel size and stride of the stem.
         norm_eps: Epsilon of all norms.
-        dropout: Probability of dropping a feature before ``head`` in training, in [0, 1).
+        dropout: Probability of dropping a feature before ``head``, or before the output if there
+            is none, in training, in [0, 1).
         head_norm_first: Normalize each position of the last map before pooling, not the pooled
             features.
         head_hidden_size: Width of a hidden layer, ``pre_logits``, with GELU, before ``head``; None

@@ -178,7 +178,7 @@ def _check_stem(stem_type: str, patch_size: int) -> None:
 
 def _checked_eps(norm_eps: float) -> float:
     check_real('norm_eps', norm_eps)
-    if norm_eps <= 0:
+    if norm_eps < torch.finfo(torch.float32).tiny:
         raise ValueError(
             f'expected norm_eps above 0, got {norm_eps}: a constant map would become NaN'
         )

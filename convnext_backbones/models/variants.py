@@ -99,7 +99,9 @@ def resolve_variant(
             f'{len(variant.depths)} depths {variant.depths} and {len(variant.dims)} dims '
             f'{variant.dims}'
         )
-    return variant
+    sizes = (variant.depths, variant.dims)
+    named = (known for known in VARIANTS.values() if (known.depths, known.dims) == sizes)
+    return next(named, variant)  # with its epsilon
 
 
 def _named_variant(name: str) -> Variant:

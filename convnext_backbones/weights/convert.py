@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..io.checkpoint import write_safetensors
+from ..models.variants import NORM_EPS, VARIANTS
 from .keras_writing import write_keras
 from .layouts import EXPORTS, KERAS, MMPRETRAIN, OFFICIAL, TIMM, TIMM_HNF, Layout
 from .matching import only_network
-from .names import Recognized, export, export_heads, in_our_shape
+from .names import Recognized, export, export_heads, in_our_shape, sizes, variant_name
 from .reading import read_contents
 from .zoo import weights_file
 
@@ -57,6 +58,7 @@ def convert(
     }
     layout = EXPORTS[to]
     _check_final_norm(found, layout)
+    _check_epsilon(network, layout)
     heads = _their_heads(found.others, layout)
     converted, homeless = export(network, layout, inside=bool(heads))
     converted |= {name: tensors[key] for name, key in heads.items()}
@@ -94,6 +96,22 @@ def _check_final_norm(found: Recognized, layout: Layout) -> None:
             f'expected a classifier with its final norm {there} the pooling, which the layout '
             f'{layout.name} has, got one with it {here}; convert it to {OFFICIAL.name} or {fitting}'
         )
+
+
+def _check_epsilon(network: Mapping[str, Tensor], layout: Layout) -> None:
+    """Refuse networks of another epsilon for projects that would compute with their own.
+
+    Raises:
+        ValueError: The network is of such a variant.
+    """
+    name = variant_name(*sizes(network))
+    if name is None or VARIANTS[name].norm_eps == NORM_EPS or layout in (OFFICIAL, TIMM):
+        return
+    raise ValueError(
+        f'expected a network with norms of epsilon {NORM_EPS}, which the project of the layout '
+        f'{layout.name} builds, got the sizes of {name}, whose epsilon is '
+        f'{VARIANTS[name].norm_eps}; convert it to {OFFICIAL.name} or {TIMM.name}'
+    )
 
 
 def _their_heads(others: Mapping[str, str], layout: Layout) -> dict[str, str]:

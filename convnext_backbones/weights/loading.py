@@ -64,9 +64,11 @@ def load_weights(
         ValueError: The file cannot be read, would execute code, holds no ConvNeXt, or does not
             fit.
     """
+    published = find_published(os.fspath(source))
+    if published is not None and published.obstacle and strict:
+        raise ValueError(f'cannot load {os.fspath(source)!r}: {published.obstacle}')
     path = weights_file(source)
     contents = read_contents(path, ema)
-    published = find_published(os.fspath(source))
     report, matched = match_weights(model, contents.tensors, path, prefix, published)
     report.layout = contents.form or report.layout
     if report.surprises and strict:

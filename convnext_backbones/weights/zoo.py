@@ -87,7 +87,7 @@ def _locate(source: str) -> Path | Source:
         FileNotFoundError: It names nothing.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # unlike a path's own method, it takes names of any length
         return path
     if (place := split_hub_url(source)) is not None:
         # As by name: with the token, the cache and the sentences of the hub.
@@ -100,9 +100,9 @@ def _locate(source: str) -> Path | Source:
         official = name is not None and PUBLISHED[name].origin == 'meta'
         return _at_address(source, official=official)
     place = split_hub_name(source)
-    if place is not None and not Path(Path(source).parts[0]).exists():
+    if place is not None and not os.path.exists(Path(source).parts[0]):
         return _on_hub(place, hint(source))
-    if path.exists():
+    if os.path.exists(path):
         return path
     advice = hint(source)
     if place is not None and not place.file:  # asked for, but for the folder here

@@ -7,6 +7,7 @@ from mmengine.registry import DefaultScope
 from convnext_backbones import ConvNeXt
 from convnext_backbones.checks.findings import ERROR, WARNING
 from convnext_backbones.checks.weights import check_weights
+from convnext_backbones.weights.published import find_published
 from convnext_backbones.weights.zoo import local_file
 
 
@@ -28,7 +29,7 @@ def test_names_of_the_hub(det, model, no_weights_here, monkeypatch):
         det.model.backbone.init_cfg = dict(type='PretrainedConvNeXt', checkpoint=name)
         return [*check_weights(det, model, thorough=False)]
 
-    assert start('timm/convnextv2_base.fcmae') == start('org/repo/file.bin') == []
+    assert start('org/repo/file.bin') == []
     (finding,) = start('convnextv2_bas.fcmae')
     assert finding.level == ERROR and "'timm/convnextv2_base.fcmae'" in finding.what
     (finding,) = start('convnext_zepto_rms.ra4_e3600_r224_in1k')
@@ -36,6 +37,30 @@ def test_names_of_the_hub(det, model, no_weights_here, monkeypatch):
     monkeypatch.setenv('CONVNEXT_BACKBONES_OFFLINE', '1')
     (finding,) = start('timm/convnextv2_base.fcmae')
     assert finding.level == ERROR and 'OFFLINE is set' in finding.what
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'fix'),
+    [
+        ('timm/convnextv2_base.fcmae', dict(arch='base'), "arch='base', use_grn=True"),
+        ('convnext_tiny_1k_224', dict(arch='tiny', use_grn=True), "arch='tiny'"),
+        ('timm/convnext_atto_ols.a2_in1k', dict(arch='atto'), "stem_type='overlap_tiered'"),
+        ('timm/convnext_xxlarge.clip_laion2b_soup', dict(arch='xlarge'), "arch='xxlarge'"),
+    ],
+)
+def test_options_of_weights_that_are_not_here_yet(det, no_weights_here, name, options, fix):
+    def start(strict: bool = True, **options) -> list:
+        det.model.backbone = dict(type='ConvNeXt', **options)
+        init = dict(type='PretrainedConvNeXt', checkpoint=name, strict=strict)
+        det.model.backbone.init_cfg = init
+        with torch.device('meta'):
+            model = torch.nn.ModuleDict(dict(backbone=ConvNeXt(**options)))
+        return [*check_weights(det, model, thorough=False)]
+
+    (finding,) = start(**options)
+    assert finding.level == ERROR and fix in finding.fix and 'another network' in finding.what
+    assert not start(strict=False, **options)
+    assert not start(**find_published(name).backbone_options())
 
 
 def test_pretrained_weights_that_do_not_fit(det, model, tmp_path, no_weights_here):

@@ -52,6 +52,7 @@ SIZES = dict(depths=[1, 1], dims=[4, 8])
         (dict(patch_size=0), ValueError, 'patch_size to be an integer from 1 to 20000, got 0'),
         (dict(patch_size=8, stem_type='overlap'), ValueError, "patch_size=4 with .*'overlap'.*8"),
         (dict(norm_eps=0), ValueError, 'norm_eps above 0, got 0: a constant map'),
+        (dict(norm_eps=1e-60), ValueError, 'norm_eps above 0, got 1e-60: a constant map'),
         (dict(norm_eps='1e-5'), TypeError, "norm_eps to be a number, got '1e-5'"),
         (dict(layer_scale_init_value=float('inf')), ValueError, 'finite number, got inf'),
         (dict(layer_scale_init_value=1e39), ValueError, r'finite number, got 1e\+39'),

@@ -153,6 +153,8 @@ def test_epsilon_of_the_norms(miniature):
     with torch.device('meta'):
         assert epsilons(ConvNeXtClassifier('xxlarge')) == {1e-5}
         assert epsilons(ConvNeXt('xxlarge', norm_eps=1e-6)) == {1e-6}
+        sizes = VARIANTS['xxlarge']
+        assert epsilons(ConvNeXt(depths=sizes.depths, dims=sizes.dims)) == {1e-5}
 
 
 @pytest.mark.parametrize('model', [ConvNeXt, ConvNeXtClassifier])

@@ -27,6 +27,9 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs/_base_/models'
 DIMS, CHANNELS, CLASSES, SIZE = [8, 16, 24, 32], 16, 3, 64
 STEPS = 15
 SAMPLED = 8  # values of a tensor that are compared, beside its norm
+# Seeds of the weights with which no input of a ReLU is so near to zero that the roundings of
+# another processor change its sign, and with it gradients by percents.
+SEEDS = dict(mask_rcnn=0, cascade_mask_rcnn=51)
 
 
 class Case(NamedTuple):
@@ -75,7 +78,7 @@ def detector(name: str) -> nn.Module:
     """A detector with the same weights everywhere."""
     register_all_modules(init_default_scope=True)
     model = MODELS.build(config(name))
-    numbers = np.random.RandomState(0)
+    numbers = np.random.RandomState(SEEDS[name])
     for parameter in model.parameters():
         values = torch.from_numpy(numbers.standard_normal(parameter.shape)).float()
         fan_in = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 0

@@ -4,13 +4,14 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from support.weights import WITH_HEAD, equal, save_classifier, save_detector, tensors
 
-from convnext_backbones import ConvNeXt, ConvNeXtClassifier, load_weights
+from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier, load_weights
 from convnext_backbones.io.checkpoint import read_checkpoint
 from convnext_backbones.weights import convert
 from convnext_backbones.weights.layouts import MMPRETRAIN
@@ -170,6 +171,16 @@ def test_options_of_the_conversion(official, tmp_path):
     flags = ['--to', 'official', '--ema', '--prefix', 'teacher.', '--drop']
     convert_weights.main([str(tmp_path / 'both.pth'), str(target), *flags])
     assert torch.equal(tensors(target)['norm.weight'], state['norm.weight'] + 1)
+
+
+def test_another_epsilon_is_not_lost(official, tmp_path, monkeypatch, miniature):
+    """xxlarge, here of a miniature's size, has norms that other projects would not build."""
+    monkeypatch.setitem(VARIANTS, 'xxlarge', replace(VARIANTS['xxlarge'], **miniature))
+    for layout in ('official', 'timm'):
+        converted(official, tmp_path, layout)
+    for layout in ('transformers', 'torchvision', 'mmpretrain'):
+        with pytest.raises(ValueError, match='the sizes of xxlarge, whose epsilon is 1e-05'):
+            converted(official, tmp_path, layout)
 
 
 def test_errors_are_one_line(tmp_path):

@@ -223,6 +223,11 @@ def test_the_initializer_reads_when_weights_are_initialized(published, miniature
     assert holds(model, trunk(published))
 
 
+def test_weights_with_an_obstacle_are_refused_before_they_are_fetched(miniature, published):
+    with pytest.raises(ValueError, match='its norms have no bias'):
+        load_weights(ConvNeXt(miniature), 'convnext_zepto_rms.ra4_e3600_r224_in1k')
+
+
 def test_the_initializer_fails_where_the_weights_do(published, miniature):
     init_cfg = dict(type='PretrainedConvNeXt', checkpoint='convnext_tiny_22k_224')
     model = ConvNeXt(miniature, init_cfg=init_cfg)  # nothing is looked for yet

@@ -10,7 +10,7 @@ from support.hub_server import TOKEN, HubServer, running
 from support.weights import holds, trunk
 
 from convnext_backbones import PUBLISHED, load_weights
-from convnext_backbones.io import hub
+from convnext_backbones.io import download, hub
 from convnext_backbones.io.download import CACHE_VARIABLE, FOLDERS_VARIABLE, OFFLINE_VARIABLE
 from convnext_backbones.weights import zoo
 from convnext_backbones.weights.zoo import local_file, weights_file
@@ -253,6 +253,22 @@ def test_known_digests_are_checked(server, monkeypatch):
     server.content = CONTENT
     with pytest.raises(ValueError, match=f'expected a file with the SHA-256 {row.sha256}'):
         weights_file('keras_convnext_tiny')
+
+
+def test_a_signed_link_is_not_written_down(server, monkeypatch):
+    logged = []
+    monkeypatch.setattr(download, 'print_log', lambda text, **options: logged.append(text))
+    with pytest.raises(ValueError) as error:
+        weights_file(f'{server.url}/whole/{DINOV3}.pth?Policy=secret')
+    with pytest.raises(ValueError) as other:
+        weights_file(f'{server.url}/absent/model.pth?Policy=secret')
+    assert 'Downloading' in ''.join(logged)
+    assert 'secret' not in ''.join([*logged, str(error.value), str(other.value)])
+
+
+def test_a_name_without_end(machine):
+    with pytest.raises((FileNotFoundError, ValueError), match='found nothing at'):
+        weights_file('a' * 5000)
 
 
 def test_other_schemes_are_left_to_mmengine(machine):
