@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,8 @@ from .sources import (
     open_image,
 )
 
+# The share of annotations up to which so few are left that something is probably wrong.
+FEW = 0.1
 # The message of mmdet that its users ask about most often.
 EMPTY = 'the log will say "The testing results of the whole dataset is empty"'
 IMAGE_WITHOUT_KEYS = Kind(
@@ -74,7 +77,7 @@ def check_coco(source: Source, thorough: bool) -> tuple[list[Finding], set[str]]
         fix = "write data_prefix=dict(img='...')"
         return [Finding(ERROR, what, f'{source.entry}.data_prefix', fix)], set()
     try:
-        content = _read_lists(path)
+        content = read_lists(path)
     except (OSError, ValueError) as error:
         what = f'annotations that cannot be read: {one_line(error)}'
         fix = f'check data_root and ann_file of {source.entry}'
@@ -95,7 +98,7 @@ def check_coco(source: Source, thorough: bool) -> tuple[list[Finding], set[str]]
     return findings, {os.path.abspath(image) for image in exist}
 
 
-def _read_lists(path: str) -> dict[str, list[dict]]:
+def read_lists(path: str) -> dict[str, list[dict]]:
     """Return the images, annotations and categories of a file.
 
     Raises:
@@ -219,31 +222,69 @@ def _check_annotations(
         # Some annotators draw over the edge; if most boxes do, they are in another format.
         systematic = finding.what == BEYOND.what and 2 * finding.count > len(annotations)
         yield replace(finding, level=ERROR) if systematic else finding
-    if not any(_is_used(annotation, images, categories, source) for annotation in annotations):
+    yield from _check_rest(annotations, images, categories, source)
+
+
+def _check_rest(
+    annotations: Sequence[dict],
+    images: Mapping[object, ListedImage],
+    categories: Mapping[object, str],
+    source: Source,
+) -> Iterator[Finding]:
+    """Check whether enough of the annotations, and some of each class, reaches the model."""
+    path, entry = source.dataset.ann_file, source.entry
+    fates = [_fate(annotation, images, categories, source) for annotation in annotations]
+    used = Counter(
+        categories[annotation['category_id']]
+        for annotation, fate in zip(annotations, fates, strict=True)
+        if fate is None
+    )
+    if used.total() <= FEW * len(annotations):
+        reasons = ', '.join(f'{count} {fate}' for fate, count in Counter(fates).items() if fate)
+        how_many = f'only {used.total()}' if used else 'none'
+        remains = 'remain' if used.total() > 1 else 'remains'
         yield Finding(
-            WARNING if source.split == 'test' else ERROR,
-            f'none of {len(annotations)} annotations remains for the {source.split} data; {EMPTY}',
-            source.entry,
-            f'compare them with the metainfo and the filter_cfg of {source.entry}',
+            WARNING if used or source.split == 'test' else ERROR,
+            f'{how_many} of {len(annotations)} annotations {remains} for the {source.split} data'
+            + (f' ({reasons})' if reasons else '')
+            + ('' if used else f'; {EMPTY}'),
+            entry,
+            f'compare them with the metainfo and the filter_cfg of {entry}',
             path,
         )
+    known = set(categories.values())
+    empty = [name for name in source.classes if name in known and not used[name]]
+    if used and empty:
+        kind = Kind(
+            WARNING,
+            f'classes without a single object in the {source.split} data',
+            'add some, or leave the classes out',
+        )
+        yield several(kind, empty, entry, path)
 
 
-def _is_used(
+def _fate(
     annotation: dict,
     images: Mapping[object, ListedImage],
     categories: Mapping[object, str],
     source: Source,
-) -> bool:
-    """Whether mmdet neither skips nor filters an annotation."""
-    if not is_complete(annotation) or annotation.get('ignore'):
-        return False
+) -> str | None:
+    """Return why mmdet neither trains on nor evaluates an annotation; None if it does."""
+    if not is_complete(annotation):
+        return 'incomplete'
+    if annotation.get('ignore') or annotation.get('iscrowd'):
+        return 'crowd regions, or to be ignored'
     image = images.get(annotation['image_id'])
-    if image is None or box_problem(annotation, image) in (NO_AREA, OUTSIDE):
-        return False
+    if image is None:
+        return 'of images that are not listed'
+    if box_problem(annotation, image) in (NO_AREA, OUTSIDE):
+        return 'without area in their image'
+    if categories.get(annotation['category_id']) not in source.classes:
+        return 'of no class'
     filters = {} if source.dataset.test_mode else source.dataset.filter_cfg or {}
-    known = categories.get(annotation['category_id']) in source.classes
-    return known and min(image.width, image.height) >= filters.get('min_size', 0)
+    if min(image.width, image.height) < filters.get('min_size', 0):
+        return 'in images below the min_size of filter_cfg'
+    return None
 
 
 def _check_sizes(

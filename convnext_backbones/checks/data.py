@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from mmengine.config import Config
 
 from .coco import check_coco
+from .coco_evaluation import check_evaluation
 from .findings import WARNING, Finding, Kind, several
 from .label_maps import check_label_maps
 from .sources import Source
@@ -37,6 +38,8 @@ def check_data(
         yield from findings
         images[source.split] |= paths
         yield from _check_evaluator(cfg, source)
+    for split in images:
+        yield from check_evaluation(cfg, split)
     yield from _check_overlap(images)
 
 

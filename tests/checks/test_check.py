@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.datasets import annotation, image
+from support.datasets import image
 
 from convnext_backbones.checks.findings import ERROR
 from tools import check
@@ -23,7 +23,7 @@ def test_the_tool_prints_lines_and_its_status_tells(saved, capsys, coco):
     assert exit_.value.code == 0  # a warning is no error
     out = capsys.readouterr().out
     assert 'auto_scale_lr' in out and '0 errors and 1 warning in ' in out
-    annotation(image_id=7)(coco.train)
+    coco.train['annotations'][0]['image_id'] = 7
     coco.config()
     with pytest.raises(SystemExit) as exit_:
         check.main([str(saved)])
@@ -32,7 +32,7 @@ def test_the_tool_prints_lines_and_its_status_tells(saved, capsys, coco):
 
 
 def test_the_tool_prints_json_and_nothing_else(saved, capfd, coco):
-    annotation(image_id=7)(coco.train)
+    coco.train['annotations'][0]['image_id'] = 7
     coco.config()
     with pytest.raises(SystemExit) as exit_:
         check.main([str(saved), '--json', '--processes', '3', '--accumulate', '2'])
@@ -41,7 +41,7 @@ def test_the_tool_prints_json_and_nothing_else(saved, capfd, coco):
     assert report['errors'] == report['warnings'] == 1
     first, second = report['findings']
     assert first['level'] == ERROR and first['where'] == str(coco.folder / 'train.json')
-    assert first['examples'] == ['annotation 20: image 7'] and first['count'] == 1
+    assert first['examples'] == ['annotation 10: image 7'] and first['count'] == 1
     assert second['what'].startswith('12 images per step of the optimizer (3 processes x 2')
 
 

@@ -154,3 +154,33 @@ def test_without_thoroughness_a_sample_is_opened(coco):
     (thorough,) = check_files(coco.config())
     (quick,) = check_files(coco.config(), thorough=False)
     assert (thorough.count, quick.count) == (2, 1)
+
+
+def test_a_file_of_crowd_regions_trains_nothing(coco):
+    for entry in coco.train['annotations']:
+        entry['iscrowd'] = 1
+    (finding,) = check_files(coco.config())
+    assert finding.level == ERROR and finding.where == str(coco.folder / 'train.json')
+    assert 'none of 3 annotations remains for the train data (3 crowd regions' in finding.what
+
+
+def test_nearly_nothing_that_remains_is_a_finding(coco):
+    first, *_ = coco.train['annotations']
+    crowd = [dict(first, id=100 + i, iscrowd=1) for i in range(30)]
+    coco.train['annotations'] += crowd
+    (finding,) = check_files(coco.config())
+    assert finding.level == WARNING
+    assert 'only 3 of 33 annotations remain for the train data (30 crowd' in finding.what
+    del crowd[20:]
+    coco.train['annotations'] = coco.train['annotations'][:3] + crowd
+    assert check_files(coco.config()) == []
+
+
+def test_classes_without_an_object(coco):
+    coco.content['val']['annotations'] = [
+        entry for entry in coco.content['val']['annotations'] if entry['category_id'] != 1
+    ]
+    (finding,) = check_files(coco.config())
+    assert finding.level == WARNING and finding.where == str(coco.folder / 'val.json')
+    assert 'classes without a single object in the val data' in finding.what
+    assert finding.examples == ('cat',)

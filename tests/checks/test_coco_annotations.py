@@ -56,6 +56,8 @@ BROKEN_FILES = {
 }
 
 
+# Of the three healthy annotations the broken one is the only cat.
+EMPTY_CLASS = 'classes without a single object'
 MORE_THAN_ONE = {'no width'}  # its annotation is that of an unknown image
 
 
@@ -63,7 +65,7 @@ MORE_THAN_ONE = {'no width'}  # its annotation is that of an unknown image
 def test_a_broken_annotation_file(coco, name):
     change, level, what, place = BROKEN_FILES[name]
     change(coco.train)
-    finding, *others = check_files(coco.config())
+    finding, *others = [one for one in check_files(coco.config()) if EMPTY_CLASS not in one.what]
     assert bool(others) == (name in MORE_THAN_ONE)
     assert finding.level == level and what in finding.what and finding.fix
     assert finding.where == str(coco.folder / 'train.json')

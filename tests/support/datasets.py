@@ -51,6 +51,7 @@ class Coco:
                         category_id=1 + n % 2,
                         bbox=[5, 6, 10, 8],
                         area=80,
+                        iscrowd=0,
                         segmentation=[[5, 6, 15, 6, 15, 14, 5, 14]],
                     )
                     for n in numbers
