@@ -14,6 +14,7 @@ from mmengine.dataset import BaseDataset
 from PIL import Image
 
 from ..config.errors import config_errors
+from ..config.labels import IGNORING
 from ..config.walk import transform_name
 from ..io.wording import first_names
 from .findings import ERROR, WARNING, Finding, Kind, group, one_line, several
@@ -133,7 +134,7 @@ def _check_pipeline(source: Source) -> Iterator[Finding]:
                 f'{transform_name(transform)} with reduce_zero_label='
                 f'{transform["reduce_zero_label"]} but a dataset with {own}, which mmseg refuses',
                 f'{source.entry}.pipeline',
-                'set it in the dataset alone',
+                'set reduce_zero_label at the top level of the config',
             )
 
 
@@ -204,10 +205,15 @@ def _check_labels(
         ignored: Labels that the losses ignore.
     """
     number, reduced = len(source.classes), source.dataset.reduce_zero_label
+    left_out = source.transform(IGNORING).get('labels', ())
     allowed = ignored.union(range(number))
     foreign = []
     for name, label_map in maps:
-        wrong = [v for v in label_map.values if final_label(v, source.dataset) not in allowed]
+        wrong = [
+            value
+            for value in label_map.values
+            if value not in left_out and final_label(value, source.dataset) not in allowed
+        ]
         if wrong:
             foreign.append(f'{name}: {first_names(wrong)}')
     if foreign:
@@ -216,8 +222,8 @@ def _check_labels(
             ERROR,
             f'label maps with values that are none of {number} classes under '
             f'reduce_zero_label={reduced}, which {takes}',
-            f'correct the classes, set reduce_zero_label={not reduced} or correct the files; '
-            f'{UNLABELED} stands for unlabeled',
+            f'correct the classes, set reduce_zero_label={not reduced} or ignore_labels, or '
+            f'correct the files; {UNLABELED} stands for unlabeled',
         )
         yield several(kind, foreign, source.entry, path)
 
@@ -225,6 +231,7 @@ def _check_labels(
 def _check_absent(maps: Iterable[LabelMap], source: Source, path: str) -> Iterator[Finding]:
     """Find classes that have no pixel in all label maps of the training data."""
     values = {value for _, label_map in maps for value in label_map.values}
+    values -= {*source.transform(IGNORING).get('labels', ())}
     seen = {final_label(value, source.dataset) for value in values}
     absent = [name for label, name in enumerate(source.classes) if label not in seen]
     if absent and seen and source.split == 'train':

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from ..io.mmengine_patches import mmseg_bases_found
 from .classes import set_classes
 from .errors import config_errors
+from .labels import set_labels
 from .plain import check_data_formats, is_plain, read_plain_config
 from .walk import entry_at
 
@@ -36,7 +37,7 @@ TYPED_LISTS = ('custom_hooks', 'visualizer.vis_backends')
 
 @config_errors()
 def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a detection or segmentation config, check it, and apply its ``classes``.
+    """Read a detection or segmentation config, check it, and apply its ``classes`` and labels.
 
     Args:
         path: A Python file, which is executed, or plain data in JSON or YAML, which is not.
@@ -63,6 +64,7 @@ def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
         raise ValueError(f'expected a config with a model, found none in {source!r}')
     _check_sections(cfg)
     set_classes(cfg)
+    set_labels(cfg)
     check_data_formats(cfg)
     return cfg
 

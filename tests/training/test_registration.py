@@ -23,6 +23,7 @@ TYPES = dict(
     LOOPS=['ResumableEpochBasedTrainLoop'],
     METRICS=['DumpPredictions', 'FastCocoMetric', 'PerClassIoUMetric'],
     MODEL_WRAPPERS=['CPUDistributedDataParallel'],
+    TRANSFORMS=['IgnoreLabels'],
     STRATEGIES=['BlockwiseFSDPStrategy'],
     VISBACKENDS=['LoggedScalarsBackend'],
 )
