@@ -386,7 +386,7 @@ def annotated(tmp_path):
                 iscrowd=int(isinstance(segmentation, dict)),
                 segmentation=segmentation,
             )
-            for i, segmentation in enumerate((polygon, runs, encoded), 1)
+            for i, segmentation in enumerate((polygon, runs, encoded, polygon), 1)
         ],
     )
     init_default_scope('mmdet')
