@@ -124,6 +124,7 @@ class PretrainedConvNeXt:
                 f'{module.init_cfg[-1]["type"]!r} there, which would overwrite the weights'
             )
         report = load_weights(module, self.checkpoint, **self.options)
-        print_log(str(report), logger='current', level=logging.INFO)
+        if not (report.surprises or report.notes):  # with them, it is logged as a warning already
+            print_log(str(report), logger='current', level=logging.INFO)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'{name}: load from {self.checkpoint}')
