@@ -16,6 +16,7 @@ from PIL import Image
 from ..config.errors import config_errors
 from ..config.labels import IGNORING
 from ..config.walk import transform_name
+from ..engine.label_transforms import UNLABELED
 from ..io.wording import first_names
 from .findings import ERROR, WARNING, Finding, Kind, group, one_line, several
 from .sources import (
@@ -29,8 +30,6 @@ from .sources import (
     open_label_map,
 )
 
-# reduce_zero_label maps 0 to it, and mmseg maps classes that are not wanted to it.
-UNLABELED = 255
 MISSING_MAP = Kind(
     ERROR, 'label maps that do not exist', 'check data_prefix.seg_map_path and seg_map_suffix'
 )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.block import Block
+from ..models.block import KERNEL_SIZE, Block
 from ..models.layers import GRN, DropPath, LayerNorm, PointwiseLinear, sums_of_squares
 from .bands import even_share, fitting
 from .cache import ParameterCache
@@ -27,9 +27,8 @@ PART_CHANNELS = 1536
 # Up to so many positions of a map, a block keeps its weights in oneDNN's own format from one call
 # to the next. Above, repeated conversion costs little and saves a copy of the weights.
 KEEP_PACKED_POSITIONS = 512
-KERNEL = 7
 # Rows that the depthwise convolution reads above and below.
-RADIUS = 3
+RADIUS = KERNEL_SIZE // 2
 # Limit for the rows of a band, such that even_share never returns less than RADIUS.
 MIN_BAND = 2 * RADIUS
 UNIT = [1, 1]  # stride and dilation
@@ -268,7 +267,7 @@ def _has_known_layers(block: Block) -> bool:
     dwconv, norm, pwconv1, pwconv2 = block.dwconv, block.norm, block.pwconv1, block.pwconv2
     return (
         is_plain_convolution(dwconv)
-        and dwconv.kernel_size == (KERNEL, KERNEL)
+        and dwconv.kernel_size == (KERNEL_SIZE, KERNEL_SIZE)
         and dwconv.padding == (RADIUS, RADIUS)
         and dwconv.stride == (1, 1)
         and dwconv.groups == dwconv.in_channels == dwconv.out_channels

@@ -12,6 +12,7 @@ from .layers import GRN, DropPath, LayerNorm, PointwiseLinear
 from .variants import NORM_EPS
 
 MLP_RATIO = 4
+KERNEL_SIZE = 7  # of the depthwise convolutions
 
 
 class Block(nn.Module):
@@ -42,7 +43,9 @@ class Block(nn.Module):
         memory_efficient: bool = False,
     ) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.dwconv = nn.Conv2d(
+            dim, dim, kernel_size=KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=dim
+        )
         self.norm = LayerNorm(dim, eps=norm_eps)
         self.pwconv1 = PointwiseLinear(dim, MLP_RATIO * dim)
         self.act = nn.GELU()

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..models.block import KERNEL_SIZE
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
 from ..models.variants import VARIANTS
 from .layouts import TIMM
 from .names import GRN, Recognized, sizes, variant_name
 
 STEM = 'downsample_layers.0.0.weight'
-KERNEL_SIZE = 7
 # Networks of timm with another activation, by depths and dims.
 TOYS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((1, 2, 4, 2), (24, 32, 48, 64)): 'test_convnext, whose GELU is the tanh approximation',
