@@ -1,4 +1,4 @@
 """Configs: reading, flags, classes, the plain form, and the one walker.
 
-Imports models, ops and io.
+Imports weights, reports, data and the row below.
 """

@@ -1,4 +1,4 @@
 """From a config to a Runner or a model on this machine.
 
-Imports config, weights, reports and the rows below.
+Imports config and the rows below.
 """

@@ -1,4 +1,4 @@
 """The fast form of trained networks on CPUs, and prediction of single images.
 
-Imports config, weights, reports and the rows below.
+Imports config and the rows below.
 """
