@@ -1,0 +1,4 @@
+"""Folders of data: recognized, converted, and split.
+
+Imports models, ops and io.
+"""
