@@ -7,10 +7,17 @@ from pathlib import Path
 
 from .coco_folders import find_coco
 from .found import Found
+from .label_map_folders import find_ade, find_cityscapes, find_pairs, find_voc
 from .tree import Tree, number_of, plural
 
 # The clearest first.
-RECOGNIZERS: tuple[Callable[[Tree, list[str]], Found | None], ...] = (find_coco,)
+RECOGNIZERS: tuple[Callable[[Tree, list[str]], Found | None], ...] = (
+    find_coco,
+    find_cityscapes,
+    find_voc,
+    find_ade,
+    find_pairs,
+)
 
 
 def find_data(root: Path, task: str | None = None) -> Found:

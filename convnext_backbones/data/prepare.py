@@ -6,10 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..io.files import TEMPORARY, write_atomically
+from ..io.files import TEMPORARY
 from .coco_files import read_coco, write_coco
 from .found import Found, Split, in_order
-from .splitting import divide, divide_coco
+from .splitting import divide, divide_coco, write_names
 from .tree import number_of, plural
 
 
@@ -65,12 +65,17 @@ def prepare(found: Found, out: Path, val_share: float = 0.2) -> Found:
 
 def _moved(split: Split, before: Path, after: Path) -> Split:
     """Return a part whose files were moved from one folder to another."""
-    moved = {
-        name: after / path.relative_to(before)
-        for name in ('images', 'annotations', 'list_file')
-        if isinstance(path := getattr(split, name), Path) and path.is_relative_to(before)
-    }
-    return replace(split, **moved)
+
+    def moved(path: Path) -> Path:
+        return after / path.relative_to(before) if path.is_relative_to(before) else path
+
+    list_file = moved(split.list_file) if split.list_file else None
+    return replace(
+        split,
+        images=moved(split.images),
+        annotations=moved(split.annotations),
+        list_file=list_file,
+    )
 
 
 def _divide(found: Found, out: Path, share: float) -> Found:
@@ -101,7 +106,7 @@ def _divide(found: Found, out: Path, share: float) -> Found:
         for part, purpose in zip(parts.values(), ('train', 'validate'), strict=True)
     )
     note = f'No part is for validation: divided by the names of the files, {numbers}.'
-    return replace(found, splits=found.splits | parts, notes=(*found.notes, note))
+    return replace(found, splits={**found.splits, **parts}, notes=(*found.notes, note))
 
 
 def _list_names(split: Split, image_suffix: str) -> list[str]:
@@ -111,8 +116,3 @@ def _list_names(split: Split, image_suffix: str) -> list[str]:
         return [line.strip() for line in lines if line.strip()]
     paths = sorted(split.images.rglob(f'*{image_suffix}'))
     return [path.relative_to(split.images).as_posix().removesuffix(image_suffix) for path in paths]
-
-
-def write_names(path: Path, names: list[str]) -> None:
-    """Write names as mmseg's lists of files have them."""
-    write_atomically(path, ''.join(f'{name}\n' for name in names))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
+from ..io.files import write_atomically
 from .coco_files import CocoFile, collect
 
 
@@ -78,3 +80,8 @@ def _return_lonely(
             kept.remove(name)
             others.update(classes[name])
     return kept
+
+
+def write_names(path: Path, names: Iterable[str]) -> None:
+    """Write names as mmseg's lists of files have them."""
+    write_atomically(path, ''.join(f'{name}\n' for name in names))
