@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from .tree import Tree, folder_of, join, suffix
+from .tree import Tree, folder_of, join
 
 MOST_BYTES = 1_000_000  # of a file of classes
 Color = tuple[int, int, int]
 # Names of a label that is no class.
-VOID = ('void', 'unlabeled', 'unlabelled', 'ignore', 'ignored', 'unknown', 'unlabel', 'unlabelled')
+VOID = ('void', 'unlabeled', 'unlabelled', 'unlabel', 'ignore', 'ignored', 'unknown')
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def find_classes(tree: Tree, folders: Iterable[str], notes: list[str]) -> ClassL
                     continue
                 path = join(folder, name)
                 try:
-                    found = read(path, _read_text(tree, path))
+                    found = read(path, read_text(tree, path, MOST_BYTES))
                 except (OSError, ValueError) as error:
                     notes.append(f'No classes in {path}: {" ".join(str(error).split())[:100]}.')
                     continue
@@ -66,10 +66,6 @@ def _upwards(folder: str) -> list[str]:
         folder = folder_of(folder)
         folders.append(folder)
     return folders
-
-
-def _read_text(tree: Tree, name: str) -> str:
-    return read_text(tree, name, MOST_BYTES)
 
 
 def read_text(tree: Tree, name: str, most: int) -> str:
@@ -145,7 +141,7 @@ def _read_colors(source: str, text: str) -> ClassList | None:
     return _numbered(source, listed) if len(listed) == len(rows) else None
 
 
-def _read_lines(source: str, text: str) -> ClassList | None:
+def read_lines(source: str, text: str) -> ClassList | None:
     """Read a name per line, perhaps after its number."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not all(line.isprintable() and len(line) < 100 for line in lines):
@@ -204,7 +200,7 @@ READERS: dict[str, Callable[[str, str], ClassList | None]] = {
     r'labelmap\.txt': _read_label_map,
     r'_?classes\.csv|labels?\.csv|palette\.csv|colou?rs\.csv': _read_table,
     r'label_?colou?rs(\.txt)?|palette\.txt': _read_colors,
-    r'classes\.txt|class_?names\.txt|codes\.txt|labels\.txt|names\.txt|.*\.names': _read_lines,
+    r'classes\.txt|class_?names\.txt|codes\.txt|labels\.txt|names\.txt|.*\.names': read_lines,
     r'(class(es|_names)?|labels?|label_map|id2label|data|dataset(_info)?|meta)\.json': _read_json,
     r'.*\.ya?ml': _read_yaml,
 }
@@ -213,13 +209,3 @@ READERS: dict[str, Callable[[str, str], ClassList | None]] = {
 def is_void(name: str) -> bool:
     """Whether the name of a label says that it is no class."""
     return name.strip().lower() in VOID
-
-
-def has_colors(classes: ClassList | None) -> bool:
-    """Whether a file gives the colors of its classes."""
-    return classes is not None and bool(classes.colors)
-
-
-def is_table(name: str) -> bool:
-    """Whether a file may name classes, by its name."""
-    return suffix(name) in ('.txt', '.csv', '.names')

@@ -22,7 +22,8 @@ LABEL_WORDS = re.compile(
 )
 LABEL_ENDS = re.compile('(labels?|labelmaps?|masks?|annots?|annotations?)$|^(labell?ed)')
 # Maps of something else that lie beside label maps.
-OTHER_MAPS = re.compile('instance|object|panoptic|colou?r|vis|depth|overlay', re.I)
+OTHER_MAPS = re.compile('object|colou?r|vis|overlay|instance|panoptic|depth', re.I)
+NO_MAPS = re.compile('instance|panoptic|depth', re.I)  # not even where there are no others
 # How names of label maps end that lie beside their images.
 LABEL_NAME = re.compile('[_.-](masks?|labels?|l|gt|seg(mentation)?|label_?ids|train_?ids)$', re.I)
 CITY_IMAGE, CITY_MAPS = '_leftImg8bit.png', '_gtFine_label{}.png'
@@ -173,9 +174,11 @@ def _split_of(folder: str) -> str | None:
 
 def _folder_pairs(tree: Tree, notes: list[str]) -> list[Part]:
     """Return the pairs of a folder of images and one of label maps."""
-    maps = [folder for folder in tree.images if _is_label_folder(folder)]
+    maps = [
+        folder for folder in tree.images if _is_label_folder(folder) and not NO_MAPS.search(folder)
+    ]
     plain = [folder for folder in maps if not OTHER_MAPS.search(folder)]
-    images = [folder for folder in tree.images if folder not in maps]
+    images = [folder for folder in tree.images if not _is_label_folder(folder)]
     if plain and len(plain) < len(maps):
         other = [folder for folder in maps if folder not in plain]
         notes.append(f'Left aside, maps of something else by their names: {first_names(other)}.')

@@ -52,7 +52,7 @@ def prepare(found: Found, out: Path, val_share: float = 0.2) -> Found:
     temporary.mkdir(parents=True)
     try:
         if found.converter is not None:
-            found = found.converter(temporary)
+            found = _converted(found, found.converter(temporary))
         if 'val' not in found.splits:
             found = _divide(found, temporary, val_share)
         temporary.rename(out)
@@ -61,6 +61,11 @@ def prepare(found: Found, out: Path, val_share: float = 0.2) -> Found:
         raise
     splits = {name: _moved(split, temporary, out) for name, split in found.splits.items()}
     return replace(found, splits=in_order(splits), convert='', converter=None)
+
+
+def _converted(before: Found, after: Found) -> Found:
+    """Return converted data with the notes of both."""
+    return replace(after, notes=tuple(dict.fromkeys((*before.notes, *after.notes))))
 
 
 def _moved(split: Split, before: Path, after: Path) -> Split:

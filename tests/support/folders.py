@@ -268,3 +268,117 @@ def roboflow_masks(folder: Path) -> Path:
 def black_and_white(folder: Path) -> Path:
     pairs(folder / 'images', folder / 'masks', [f'{n}.jpg' for n in range(6)], 0, 255)
     return folder
+
+
+# --- text files of YOLO, XML files of VOC ---------------------------------------------------
+
+BOX, TRIANGLE = '{} 0.5 0.5 0.25 0.4', '{} 0.1 0.1 0.6 0.1 0.1 0.8'
+
+
+def yolo_labels(folder: Path, names, row: str = BOX) -> None:
+    """Write a text file for each image but the last."""
+    for number, name in enumerate(names[:-1]):
+        write(folder / f'{Path(name).stem}.txt', row.format(number % 2) + '\n')
+
+
+def yolo(folder: Path, row: str = BOX) -> Path:
+    """Ultralytics: ``images`` and ``labels`` beside each other."""
+    for split in ('train', 'val'):
+        names = images(folder / 'images' / split, *(f'{split}{n}.jpg' for n in range(4)))
+        yolo_labels(folder / 'labels' / split, names, row)
+    write(
+        folder / 'data.yaml',
+        'path: ../datasets/mine\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n',
+    )
+    return folder
+
+
+def yolo_polygons(folder: Path) -> Path:
+    return yolo(folder, TRIANGLE)
+
+
+def roboflow_yolo(folder: Path) -> Path:
+    """Roboflow's paths lead out of the folder."""
+    for split in ('train', 'valid', 'test'):
+        names = images(folder / split / 'images', *(f'{split}{n}.jpg' for n in range(4)))
+        yolo_labels(folder / split / 'labels', names)
+    write(
+        folder / 'data.yaml',
+        'train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\n'
+        "nc: 2\nnames: ['cat', 'dog']\n",
+    )
+    return folder
+
+
+def yolo_lists(folder: Path) -> Path:
+    """Text files that list the images of each part."""
+    names = images(folder / 'images', *(f'{n}.jpg' for n in range(6)))
+    yolo_labels(folder / 'labels', names)
+    write(folder / 'train.txt', ''.join(f'./images/{name}\n' for name in names[:4]))
+    write(folder / 'val.txt', ''.join(f'/home/me/mine/images/{name}\n' for name in names[4:]))
+    write(folder / 'mine.yaml', 'train: train.txt\nval: [val.txt]\nnames: [cat, dog]\n')
+    return folder
+
+
+def cvat_yolo(folder: Path) -> Path:
+    """CVAT's "YOLO 1.1": labels beside the images, names in obj.names."""
+    names = images(folder / 'obj_train_data', *(f'frame_{n:06}.jpg' for n in range(5)))
+    yolo_labels(folder / 'obj_train_data', names)
+    write(folder / 'obj.names', 'cat\ndog\n')
+    write(folder / 'obj.data', 'classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n')
+    write(folder / 'train.txt', ''.join(f'data/obj_train_data/{name}\n' for name in names))
+    return folder
+
+
+def label_studio_yolo(folder: Path) -> Path:
+    names = images(folder / 'images', *(f'0a1b2c3{n}-photo.jpg' for n in range(5)))
+    yolo_labels(folder / 'labels', names)
+    write(folder / 'classes.txt', 'cat\ndog\n')
+    write(folder / 'notes.json', dict(categories=[dict(id=0, name='cat')], info={}))
+    return folder
+
+
+XML_OBJECT = """
+  <object><name>{name}</name><pose>Unspecified</pose><truncated>1</truncated>
+    <difficult>{difficult}</difficult>
+    <bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
+    <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+  </object>"""
+
+
+def xml(name: str, *objects: str) -> str:
+    return (
+        f'<annotation><folder>VOC</folder><filename>{name}</filename><size><width>{WIDTH}</width>'
+        f'<height>{HEIGHT}</height><depth>3</depth></size>{"".join(objects)}</annotation>'
+    )
+
+
+def xml_object(name: str, box=(1, 1, 10, 20), difficult: int = 0) -> str:
+    return XML_OBJECT.format(name=name, box=box, difficult=difficult)
+
+
+def voc_xml(folder: Path) -> Path:
+    names = [f'2007_{n:06}' for n in range(6)]
+    for number, name in enumerate(names):
+        draw(folder / f'JPEGImages/{name}.jpg')
+        objects = xml_object(('cat', 'dog')[number % 2]), xml_object('cat', (5, 5, 30, 30), 1)
+        write(folder / f'Annotations/{name}.xml', xml(f'{name}.jpg', *objects))
+    for split, own in (('train', names[:4]), ('val', names[4:]), ('trainval', names)):
+        write(folder / f'ImageSets/Main/{split}.txt', ''.join(f'{n}\n' for n in own))
+        write(folder / f'ImageSets/Main/cat_{split}.txt', ''.join(f'{n}  1\n' for n in own))
+    return folder
+
+
+def roboflow_xml(folder: Path) -> Path:
+    """XML files beside the images, with boxes that begin at 0."""
+    for split in ('train', 'valid'):
+        for name in (f'{split}{n}_jpg.rf.0a1b' for n in range(3)):
+            draw(folder / split / f'{name}.jpg')
+            boxes = xml_object('cat', (0, 0, 10, 20)), xml_object('dog')
+            write(folder / split / f'{name}.xml', xml(f'{name}.jpg', *boxes))
+    return folder
+
+
+def voc2012(folder: Path) -> Path:
+    """VOC as it is published: boxes and label maps of the same images."""
+    return voc_xml(voc_maps(folder))
