@@ -16,6 +16,7 @@ from functools import partial
 from .coco_annotations import (
     BEYOND,
     CATEGORY_KEYS,
+    ID,
     IMAGE_KEYS,
     NO_AREA,
     OUTSIDE,
@@ -37,6 +38,8 @@ from .sources import (
     open_image,
 )
 
+# What tells the category of an annotation.
+CATEGORY = {'category_id': ID}
 # The share of annotations up to which so few are left that something is probably wrong.
 FEW = 0.1
 # The message of mmdet that its users ask about most often.
@@ -88,7 +91,10 @@ def check_coco(source: Source, thorough: bool) -> tuple[list[Finding], set[str]]
         what = 'categories with the id of another'
         findings.append(Finding(ERROR, what, source.entry, 'renumber the categories', path))
     elif source.classes:
-        names = list(categories.values())
+        # Roboflow lists a category without annotations, which groups the others.
+        used = {entry['category_id'] for entry in content['annotations'] if has(entry, CATEGORY)}
+        wanted = used | {key for key, name in categories.items() if name in source.classes}
+        names = [name for key, name in categories.items() if key in wanted or not used]
         findings += compare_names(names, source.classes, path, source.entry)
     images, problems = _list_images(content['images'], source, folder)
     findings += group(problems, path, source.entry)
@@ -137,6 +143,15 @@ def compare_names(
         path: The file.
         entry: The entry of the dataset in the config.
     """
+    twice = [name for name, count in Counter(categories).items() if count > 1]
+    if twice:
+        kind = Kind(
+            ERROR,
+            'names of several categories, which become labels of their own, beyond the classes',
+            'make one category of each name',
+        )
+        yield several(kind, twice, entry, path)
+        return
     known = [name for name in categories if name in classes]
     unknown = [name for name in categories if name not in classes]
     absent = [name for name in classes if name not in categories]

@@ -22,8 +22,8 @@ RECOGNIZERS: tuple[tuple[Recognizer, ...], ...] = (
     (find_cityscapes, find_voc, find_ade, find_pairs),
 )
 LOOKED_FOR = (
-    'JSON files in COCO format (of COCO itself, Roboflow, CVAT, Label Studio, FiftyOne), text files '
-    'of YOLO, XML files of VOC, and label maps with the names of their images (as in ADE20K, '
+    'JSON files in COCO format (of COCO itself, Roboflow, CVAT, Label Studio, FiftyOne), text '
+    'files of YOLO, XML files of VOC, and label maps with the names of their images (as in ADE20K, '
     'Cityscapes, VOC, CamVid)'
 )
 
@@ -106,9 +106,7 @@ def _refusal(tree: Tree, task: str | None, found: Iterable[Found], notes: Iterab
             ('text file', len(tree.ending('.txt'))),
         ]
     )
-    other = ''.join(
-        f' There are data for {one.task} in the layout of {one.layout}.' for one in found
-    )
+    other = ''.join(f' There are data for {one.task}, as {one.layout} has them.' for one in found)
     said = ''.join(f' {note}' for note in dict.fromkeys(notes))
     return (
         f'expected {"data" if task is None else f"data for {task}"} in {str(tree.root)!r}, found '

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
+
+from convnext_backbones.config.labels import set_labels
 
 from .datasets import HEIGHT, WIDTH, draw
 
@@ -288,7 +292,8 @@ def yolo(folder: Path, row: str = BOX) -> Path:
         yolo_labels(folder / 'labels' / split, names, row)
     write(
         folder / 'data.yaml',
-        'path: ../datasets/mine\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n',
+        'path: ../datasets/mine\ntrain: images/train\nval: images/val\n'
+        'names:\n  0: cat\n  1: dog\n',
     )
     return folder
 
@@ -382,3 +387,55 @@ def roboflow_xml(folder: Path) -> Path:
 def voc2012(folder: Path) -> Path:
     """VOC as it is published: boxes and label maps of the same images."""
     return voc_xml(voc_maps(folder))
+
+
+# --- what the project makes of them -----------------------------------------------------------
+
+
+def config(found) -> Config:
+    """A config with a dataset for each part of the data that were found."""
+    loaders = {}
+    for name, split in found.splits.items():
+        if found.task == 'detection':
+            dataset = dict(
+                type='CocoDataset',
+                ann_file=str(split.annotations),
+                data_prefix=dict(img=str(split.images)),
+                pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='LoadAnnotations', with_bbox=True, with_mask=found.has_masks),
+                ],
+            )
+        else:
+            dataset = dict(
+                type='BaseSegDataset',
+                ann_file=str(split.list_file or ''),
+                data_prefix=dict(img_path=str(split.images), seg_map_path=str(split.annotations)),
+                img_suffix=found.image_suffix,
+                seg_map_suffix=found.label_suffix,
+                pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+            )
+        metainfo = dict(classes=found.classes)
+        if found.palette:
+            metainfo['palette'] = [list(color) for color in found.palette]
+        dataset |= dict(data_root='', metainfo=metainfo, test_mode=name != 'train')
+        loaders[f'{name}_dataloader'] = dict(dataset=dataset)
+    scope = 'mmdet' if found.task == 'detection' else 'mmseg'
+    cfg = Config(dict(default_scope=scope, **loaders))
+    if found.task == 'segmentation':
+        cfg.reduce_zero_label = found.reduce_zero_label
+        cfg.ignore_labels = list(found.ignore_labels)
+        set_labels(cfg)
+    return cfg
+
+
+def build(found) -> dict:
+    """The datasets of mmdet or mmseg, by part of the data."""
+    cfg = config(found)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return {name: DATASETS.build(cfg[f'{name}_dataloader'].dataset) for name in found.splits}
+
+
+def labels(dataset) -> set[int]:
+    """The values of the label maps as the model gets them."""
+    return {int(v) for item in dataset for v in np.unique(item['gt_seg_map'])}
