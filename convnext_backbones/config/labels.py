@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .walk import list_datasets, transform_name
+from .walk import list_datasets, type_name
 
 REDUCE, IGNORE = 'reduce_zero_label', 'ignore_labels'
 LOADER = 'LoadAnnotations'
@@ -75,23 +75,17 @@ def _with_settings(node: Any, reduce: bool | None, labels: list[int] | None) -> 
     if isinstance(node, dict):
         for key, value in node.items():
             node[key] = _with_settings(value, reduce, labels)
-        if reduce is not None and _name(node) == LOADER:
+        if reduce is not None and type_name(node) == LOADER:
             node.pop(REDUCE, None)  # mmseg takes the dataset's
         return node
     if not isinstance(node, (list, tuple)):
         return node
     changed: list[Any] = []
     for entry in node:
-        name = _name(entry)
+        name = type_name(entry)
         if name == IGNORING and labels is not None:
             continue  # of a config that was saved with this setting
         if name == LOADER and labels:
             changed.append(ConfigDict(type=IGNORING, labels=labels))
         changed.append(_with_settings(entry, reduce, labels))
     return type(node)(changed)
-
-
-def _name(entry: Any) -> str:
-    """Return the name of a transform; empty for anything else."""
-    kind = entry.get('type') if isinstance(entry, dict) else None
-    return transform_name(entry) if isinstance(kind, (str, type)) else ''

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..io.mmengine_patches import mmseg_bases_found
+from .channels import set_channels
 from .classes import set_classes
 from .errors import config_errors
 from .labels import set_labels
@@ -37,7 +38,7 @@ TYPED_LISTS = ('custom_hooks', 'visualizer.vis_backends')
 
 @config_errors()
 def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a detection or segmentation config, check it, and apply its ``classes`` and labels.
+    """Read and check a detection or segmentation config; apply ``classes``, labels and channels.
 
     Args:
         path: A Python file, which is executed, or plain data in JSON or YAML, which is not.
@@ -65,6 +66,7 @@ def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
     _check_sections(cfg)
     set_classes(cfg)
     set_labels(cfg)
+    set_channels(cfg)
     check_data_formats(cfg)
     return cfg
 

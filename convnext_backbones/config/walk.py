@@ -9,8 +9,9 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-# RPN heads tell objects from background, whatever the classes are.
-CLASS_AGNOSTIC = ('rpn_head',)
+# RPN heads tell objects from background, whatever the classes are; the semantic head of HTC and the
+# network that tells persons apart have classes of another data set.
+CLASS_AGNOSTIC = ('rpn_head', 'semantic_head', 'reid')
 # Below a dataset, the paths of those that it wraps.
 WRAPPED = re.compile(r'(\.dataset|\.datasets\.\d+)*')
 
@@ -52,6 +53,13 @@ def list_heads(model: object) -> Iterator[ConfigDict]:
     """Iterate over the parts of a model's config that set ``num_classes`` to that of the data."""
     for path, part in walk(model):
         if 'num_classes' in part and not any(key in CLASS_AGNOSTIC for key in path.split('.')):
+            yield part
+
+
+def list_panoptic_heads(model: object) -> Iterator[ConfigDict]:
+    """Iterate over the parts of a model's config that count things, and stuff, by themselves."""
+    for _, part in walk(model):
+        if 'num_things_classes' in part:
             yield part
 
 
@@ -130,3 +138,9 @@ def transform_name(transform: dict[str, Any]) -> str:
     """Return the name of a transform, whose ``type`` is a class or a name with or without scope."""
     kind = transform['type']
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def type_name(entry: Any) -> str:
+    """Return the name of the ``type`` of a part of a config; empty for anything without one."""
+    kind = entry.get('type') if isinstance(entry, dict) else None
+    return transform_name(entry) if isinstance(kind, (str, type)) else ''

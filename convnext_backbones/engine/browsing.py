@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
@@ -17,6 +16,7 @@ from mmengine.visualization import Visualizer
 from rich.progress import track
 
 from ..config.walk import annotated_dataset, pipelines, transform_name
+from ..io.drawing import drawable, to_8_bits
 from ..io.mmengine_patches import read_files_safely
 from .transforms import name_unreadable_files
 
@@ -144,21 +144,15 @@ class Browser:
         """Return the image of a sample in natural colors.
 
         Args:
-            inputs: (C, H, W) with 1 or 3 channels, as the data preprocessor of the model gets it.
+            inputs: (C, H, W), as the data preprocessor of the model gets it.
 
         Returns:
-            (H, W, 3), uint8, RGB.
-
-        Raises:
-            ValueError: The image has another number of channels.
+            (H, W, 3), uint8, RGB; see :func:`~convnext_backbones.io.drawing.drawable`.
         """
         image = inputs.permute(1, 2, 0).numpy()
-        if image.shape[2] not in (1, 3):
-            raise ValueError(f'expected images of 1 or 3 channels, got {image.shape[2]}')
         if self.normalize is not None:
             mean, std = (np.array(self.normalize[key], np.float64) for key in ('mean', 'std'))
             image = image * std + mean
-        image = image.round().clip(0, 255).astype(np.uint8)
-        if image.shape[2] == 1:
-            return mmcv.gray2rgb(image)
-        return image if self.is_rgb else mmcv.bgr2rgb(image)
+        if image.shape[2] == 3 and self.is_rgb:
+            return to_8_bits(image)
+        return np.ascontiguousarray(drawable(image)[..., ::-1])

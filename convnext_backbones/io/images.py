@@ -21,10 +21,14 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
 
+from .geotiff import is_tiff, open_tiff
+
 # A small file can hold a huge image. This is Pillow's own limit, at which it refuses by default: at
 # 3 bytes per pixel, half a gigabyte for every data worker.
 MAX_PIXELS_VARIABLE = 'CONVNEXT_BACKBONES_MAX_PIXELS'
 MAX_PIXELS = 178_956_970
+# The backend that keeps every channel and all bits; others are mmcv's.
+ANY_CHANNELS = 'rasterio'
 
 
 class UnreadableFileError(ValueError):
@@ -48,11 +52,14 @@ def read_image(
     Args:
         path: A local file, or an address that a storage backend of mmengine understands.
         flag: Channels to read, as in ``mmcv.imread``.
-        backend: The decoder, as in ``mmcv.imread``.
+        backend: The decoder, as in ``mmcv.imread``; or :data:`ANY_CHANNELS`, which takes rasterio
+            for a TIFF, and keeps its channels and bits whatever ``flag`` says.
         backend_args: The storage backend, as in ``mmcv.imread``.
 
     Returns:
-        Pixels of shape (H, W, 3), uint8, BGR; another ``flag`` may ask for other channels.
+        Pixels of shape (H, W, 3), uint8, BGR; another ``flag`` may ask for other channels. With
+        :data:`ANY_CHANNELS`, (H, W, channels), of uint8, uint16 or float32: three channels are
+        BGR, others are in the order of the file.
 
     Raises:
         UnreadableFileError: The file is missing, empty, damaged, truncated or not an image, or it
@@ -72,10 +79,25 @@ def _decode(content: bytes, flag: str, backend: str | None) -> np.ndarray:
         raise ValueError('the file is empty')
     with PILLOWS_LIMIT_LIFTED:
         _check_size(content)
+        if backend == ANY_CHANNELS:
+            return _decode_any(content)
         image = mmcv.imfrombytes(content, flag, backend=backend)
         if image is None:  # cv2 does not know the format, or the file is damaged: Pillow says why
             image = mmcv.imfrombytes(content, flag, backend='pillow')
     return image
+
+
+def _decode_any(content: bytes) -> np.ndarray:
+    """Decode all channels and bits; see :func:`read_image`."""
+    if is_tiff(content):
+        with open_tiff(content) as file:
+            check_pixels(file.height, file.width)
+            return file.read(0, 0, file.height, file.width)
+    image = mmcv.imfrombytes(content, 'unchanged')
+    if image is None:
+        raise UnidentifiedImageError('no decoder knows this file')
+    image = image.reshape(*image.shape[:2], -1)
+    return image if image.shape[2] != 4 else image[..., [2, 1, 0, 3]]
 
 
 class _PillowsLimitLifted:
@@ -117,6 +139,11 @@ def _check_size(content: bytes) -> None:
             width, height = header.size
     except UnidentifiedImageError:
         return  # the decoder may know the format
+    check_pixels(height, width)
+
+
+def check_pixels(height: int, width: int) -> None:
+    """Raise ValueError if an image of this size may not be decoded as a whole."""
     limit = float(os.environ.get(MAX_PIXELS_VARIABLE, MAX_PIXELS))
     if width * height > limit:
         raise ValueError(

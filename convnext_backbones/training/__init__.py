@@ -4,7 +4,7 @@ Imports engine, inference and the rows below.
 """
 
 # Saved configs name this package in `custom_imports`: importing it registers all their types.
-from ..engine import hardware, label_transforms  # noqa: F401
+from ..engine import channels, hardware, label_transforms  # noqa: F401
 from . import (  # noqa: F401
     finite_numbers,
     interruption,

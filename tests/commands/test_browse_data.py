@@ -146,8 +146,10 @@ def test_images_of_one_channel_and_of_four(data, monkeypatch):
     rgb = torch.arange(18, dtype=torch.uint8).view(3, 2, 3)
     browser = Browser(cfg, config, build_dataset(config).metainfo)
     assert np.array_equal(browser.image(rgb), rgb.permute(1, 2, 0).numpy())
-    with pytest.raises(ValueError, match='expected images of 1 or 3 channels, got 4'):
-        browser.image(torch.zeros(4, 2, 3))
+    infrared = torch.cat([rgb, torch.zeros(1, 2, 3, dtype=torch.uint8)])  # in the file's order
+    assert np.array_equal(browser.image(infrared), rgb.permute(1, 2, 0).numpy())
+    deep = browser.image(torch.arange(18).view(3, 2, 3) * 1000.0)
+    assert deep.dtype == np.uint8 and deep.min() == 0 and deep.max() == 255
 
 
 def test_the_default_folder(data, monkeypatch, capsys):

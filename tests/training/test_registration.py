@@ -7,7 +7,7 @@ from convnext_backbones.training.records import set_records
 from convnext_backbones.training.resume import set_resumable
 
 TYPES = dict(
-    MODELS=['ConvNeXt', 'ConvNeXtClassifier'],
+    MODELS=['AnyChannelsDetDataPreprocessor', 'ConvNeXt', 'ConvNeXtClassifier'],
     WEIGHT_INITIALIZERS=['PretrainedConvNeXt'],
     OPTIM_WRAPPER_CONSTRUCTORS=['ConvNeXtLayerDecayConstructor'],
     HOOKS=[
