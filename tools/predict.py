@@ -6,6 +6,11 @@ class of a segmentor. An image that fails, or whose results would not fit into f
 listed at the end with the reason and does not affect the others; the exit status is then 1. If the
 command is interrupted, finished images are kept.
 
+With --tiles, images of any size are predicted in the memory of a tile: objects are merged over the
+borders of tiles, overlays are reduced, and the label map of a TIFF is a TIFF. A TIFF is read by
+windows if rasterio is installed; its georeference then passes on to the label map, and its objects
+are also written as polygons (DIR/outlines/NAME.geojson).
+
 CONFIG may be the JSON that tools/publish.py --config writes, or YAML of the same form: plain data,
 of which nothing is executed. A Python config is executed.
 """
@@ -26,6 +31,7 @@ from convnext_backbones.engine.build import build_model
 from convnext_backbones.inference.folder import list_images, predict_images
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.inference.predictor import Predictor
+from convnext_backbones.inference.tiles import OVERLAP, Tiling
 
 
 def run(args: argparse.Namespace) -> dict[Path, str]:
@@ -33,14 +39,18 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
 
     Raises:
         FileNotFoundError: Config, checkpoint or images are missing.
-        ValueError: The config or the checkpoint cannot be used.
+        ValueError: The config, the checkpoint or the tiles cannot be used.
     """
+    if args.tiles is None and args.overlap is not None:
+        raise ValueError('expected --overlap together with --tiles, got it alone')
+    overlap = OVERLAP if args.overlap is None else args.overlap
+    tiling = None if args.tiles is None else Tiling(args.tiles, overlap)
     images = list_images(args.source)
     cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, args.device)
     if args.optimize:
         model = optimize_for_inference(model)
-    return predict_images(Predictor(cfg, model, args.out, args.score_thr), images)
+    return predict_images(Predictor(cfg, model, args.out, args.score_thr), images, tiling)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,6 +60,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
     parser.add_argument('--score-thr', type=float, default=0.3, help='for detectors (default 0.3)')
+    parser.add_argument(
+        '--tiles', type=int, metavar='PIXELS', help='predict in tiles of this side, such as 1024'
+    )
+    parser.add_argument(
+        '--overlap', type=int, metavar='PIXELS', help=f'of the tiles (default {OVERLAP})'
+    )
     parser.add_argument(
         '--optimize', action='store_true', help='use the fast form for CPUs; equal up to rounding'
     )

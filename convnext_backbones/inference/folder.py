@@ -11,7 +11,9 @@ from rich.progress import track
 
 from ..io.files import write_atomically
 from ..io.images import read_image
+from . import tiled
 from .predictor import Predictor
+from .tiles import Tiling
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 
@@ -34,12 +36,15 @@ def list_images(source: str | Path) -> list[Path]:
     return images
 
 
-def predict_images(predictor: Predictor, images: Sequence[Path]) -> dict[Path, str]:
+def predict_images(
+    predictor: Predictor, images: Sequence[Path], tiling: Tiling | None = None
+) -> dict[Path, str]:
     """Predict, record and draw each image; write ``predictions.json`` also if interrupted.
 
     Args:
         predictor: Its ``out`` is the folder to write to.
         images: Files, each with a name of its own.
+        tiling: How each image is cut; None predicts images as a whole.
 
     Returns:
         The reason for each image that failed, in one line.
@@ -47,12 +52,17 @@ def predict_images(predictor: Predictor, images: Sequence[Path]) -> dict[Path, s
     results: dict[str, Any] = {}
     failures: dict[Path, str] = {}
     try:
-        for path in track(images, description='predicting', disable=len(images) == 1):
+        alone = len(images) == 1 or tiling is not None  # the tiles of an image have their own bar
+        for path in track(images, description='predicting', disable=alone):
             try:
-                image = read_image(path)
-                sample = predictor.predict(image)
-                results[path.name] = predictor.record(sample, path.name)
-                predictor.draw(sample, image, path.name)
+                if tiling is None:
+                    image = read_image(path, **predictor.reading)
+                    sample = predictor.predict(image)
+                    results[path.name] = predictor.record(sample, path.name)
+                    predictor.draw(sample, image, path.name)
+                else:
+                    results[path.name], drawing = tiled.predict_file(predictor, path, tiling)
+                    tiled.draw(predictor, drawing, path.name)
             except Exception as error:  # whatever it is, the other images are not affected
                 failures[path] = _reason(error, path)
     finally:

@@ -20,6 +20,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from ..config.walk import pipelines, transform_name
+from ..io.drawing import drawable
 from ..io.files import write_atomically
 from ..io.label_maps import encode_label_map
 
@@ -41,6 +42,14 @@ def inference_pipeline(cfg: Config) -> Compose:
         raise ValueError('expected test_dataloader.dataset.pipeline in the config, found none')
     transforms[0]['type'] = f'{cfg.default_scope}.LoadImageFromNDArray'
     return Compose(transforms)
+
+
+def reading_options(cfg: Config) -> dict[str, Any]:
+    """Return how the test data read images: ``flag`` and ``backend`` of ``read_image``."""
+    transforms = next(pipelines(cfg.test_dataloader.dataset), ())
+    loader = next((t for t in transforms if transform_name(t) == 'LoadImageFromFile'), {})
+    names = dict(flag='color_type', backend='imdecode_backend')
+    return {name: loader[key] for name, key in names.items() if key in loader}
 
 
 def available_memory() -> float:
@@ -95,6 +104,9 @@ class Predictor:
         out: Folder to write to, created if it does not exist.
         score_thr: Detections with lower scores are neither drawn nor saved.
 
+    Attributes:
+        reading: How images are read, see :func:`reading_options`.
+
     Raises:
         ValueError: Neither model nor config define class names, or the config defines no pipeline.
     """
@@ -105,6 +117,7 @@ class Predictor:
         self.out = out
         self.score_thr = score_thr
         self.pipeline = inference_pipeline(cfg)
+        self.reading = reading_options(cfg)
         self.visualizer: Visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
         meta = self.model.dataset_meta
         palette = meta.get('palette')
@@ -121,7 +134,7 @@ class Predictor:
             (out / folder).mkdir(parents=True, exist_ok=True)
 
     def predict(self, image: np.ndarray) -> BaseDataElement:
-        """Return the predictions for an image of shape (H, W, 3), uint8, BGR.
+        """Return the predictions for an image of shape (H, W, channels), as the config reads it.
 
         Raises:
             ValueError: The results, which have the size of the image, would not fit into memory;
@@ -170,7 +183,7 @@ class Predictor:
         file = name if cv2.haveImageWriter(name) else f'{name}.png'
         self.visualizer.add_datasample(
             name=name,
-            image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
+            image=cv2.cvtColor(drawable(image), cv2.COLOR_BGR2RGB),
             data_sample=sample,
             draw_gt=False,
             out_file=str(self.out / 'overlays' / file),

@@ -162,7 +162,7 @@ def test_without_an_overlay_the_results_are_kept(model, two_images, tmp_path):
 def test_what_is_done_when_it_is_interrupted_is_kept(
     model, two_images, tmp_path, monkeypatch, capsys
 ):
-    def read(path):
+    def read(path, **options):
         if path.name == 'b.png':
             raise KeyboardInterrupt
         return picture()
