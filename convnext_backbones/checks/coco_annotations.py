@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from operator import mul
 
 from .findings import ERROR, WARNING, Kind
 
 SLACK = 1  # pixels by which annotators may draw over the edge
+# The overlap (IoU) of a box with that of its mask below which they are of different objects, and
+# the ratio of areas. A box around hidden parts too, and an area taken from the box, pass.
+SAME_BOX, SAME_AREA = 0.3, 4
 Types = type | tuple[type, ...]
 NUMBER: Types = (int, float)
 ID: Types = (int, str)
@@ -36,6 +40,16 @@ UNKNOWN_CATEGORY = Kind(
 NO_AREA = Kind(WARNING, 'boxes without area, or below one pixel, which mmdet skips', IN_PIXELS)
 OUTSIDE = Kind(ERROR, 'boxes outside their image, which mmdet skips', IN_PIXELS)
 BEYOND = Kind(WARNING, 'boxes that reach beyond their image', IN_PIXELS)
+OTHER_BOX = Kind(
+    WARNING,
+    'boxes that are far from their mask',
+    'correct one of the two; bbox is [x, y, width, height] in pixels, not two corners',
+)
+OTHER_AREA = Kind(
+    WARNING,
+    'areas that are far from those of the box or the mask, which sort objects by size',
+    'count the pixels of the mask, or take width * height of the box',
+)
 NO_MASK = Kind(
     ERROR,
     'annotations without a segmentation, for which loading masks fails',
@@ -113,10 +127,19 @@ def annotation_problems(
         problem = box_problem(annotation, image)
         if problem is not None:
             yield problem, place
-        if masks and problem not in (NO_AREA, OUTSIDE):
+        if problem in (NO_AREA, OUTSIDE):
+            continue
+        segmentation, kinds = annotation.get('segmentation'), []
+        if masks:
             # Each kind once per annotation, in a fixed order.
-            for kind in dict.fromkeys(_mask_problems(annotation.get('segmentation'), image)):
-                yield kind, place
+            kinds = [*dict.fromkeys(mask_problems(segmentation, image))]
+            yield from ((kind, place) for kind in kinds)
+        # A broken mask says nothing about the box.
+        polygons = segmentation if masks and not kinds else None
+        if problem is None and is_far(annotation['bbox'], polygons):
+            yield OTHER_BOX, place
+        elif problem is None and not is_area(annotation['area'], annotation['bbox'], polygons):
+            yield OTHER_AREA, place
 
 
 def has(entry: dict, keys: Mapping[str, Types]) -> bool:
@@ -127,8 +150,8 @@ def has(entry: dict, keys: Mapping[str, Types]) -> bool:
 def is_complete(annotation: dict) -> bool:
     """Whether an annotation has everything that mmdet reads of it."""
     box = annotation.get('bbox')
-    four = isinstance(box, list) and len(box) == 4 and _are_finite(box)
-    return four and has(annotation, ANNOTATION_KEYS)
+    four = isinstance(box, list) and len(box) == 4 and are_finite(box)
+    return four and has(annotation, ANNOTATION_KEYS) and are_finite([annotation['area']])
 
 
 def box_problem(annotation: dict, image: ListedImage) -> Kind | None:
@@ -141,7 +164,55 @@ def box_problem(annotation: dict, image: ListedImage) -> Kind | None:
     return BEYOND if _reach_beyond((x, x + width), (y, y + height), image) else None
 
 
-def _are_finite(numbers: Iterable) -> bool:
+def is_far(box: Sequence[float], segmentation: object) -> bool:
+    """Whether a box is somewhere else than the polygons of its object; no for other masks.
+
+    Args:
+        box: ``[x, y, width, height]``, of finite numbers.
+        segmentation: Without problems, or None.
+    """
+    around = polygon_box(segmentation)
+    if around is None:
+        return False
+    if all(abs(a - b) <= 2 * SLACK for a, b in zip(box, around, strict=True)):
+        return False  # tiny objects, of which one pixel more is much
+    (x, y, width, height), (left, top, wide, high) = map(float, box), map(float, around)
+    across = min(x + width, left + wide) - max(x, left)
+    down = min(y + height, top + high) - max(y, top)
+    common = max(across, 0) * max(down, 0)
+    return common < SAME_BOX * (width * height + wide * high - common)
+
+
+def is_area(area: float, box: Sequence[float], segmentation: object) -> bool:
+    """Whether an area above 0 may be that of an object; arguments as for :func:`is_far`."""
+    large, small = SAME_AREA * box[2] * box[3], polygon_area(segmentation) / SAME_AREA
+    # Between an open polygon and its pixels there is up to a pixel along the outline.
+    return area <= large + SAME_AREA and area + SAME_AREA >= small
+
+
+def polygon_box(segmentation: object) -> list[float] | None:
+    """Return ``[x, y, width, height]`` around polygons without problems; None for other masks."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    left = min(min(polygon[::2]) for polygon in segmentation)
+    top = min(min(polygon[1::2]) for polygon in segmentation)
+    right = max(max(polygon[::2]) for polygon in segmentation)
+    bottom = max(max(polygon[1::2]) for polygon in segmentation)
+    return [left, top, right - left, bottom - top]
+
+
+def polygon_area(segmentation: object) -> float:
+    """Return the sum of the areas of polygons without problems; 0 for other masks."""
+    area = 0.0
+    for polygon in segmentation if isinstance(segmentation, list) else ():
+        xs, ys = [*map(float, polygon[::2])], [*map(float, polygon[1::2])]
+        forth = sum(map(mul, xs, ys[1:] + ys[:1]))
+        back = sum(map(mul, ys, xs[1:] + xs[:1]))
+        area += abs(forth - back) / 2
+    return area
+
+
+def are_finite(numbers: Iterable) -> bool:
     """Whether all are numbers, none of them NaN or infinite."""
     try:
         return isfinite(sum(numbers))
@@ -159,7 +230,8 @@ def _reach_beyond(xs: Sequence[float], ys: Sequence[float], image: ListedImage) 
     )
 
 
-def _mask_problems(segmentation: object, image: ListedImage) -> Iterator[Kind]:
+def mask_problems(segmentation: object, image: ListedImage) -> Iterator[Kind]:
+    """Yield the problems of a segmentation, a kind as often as it occurs."""
     if not segmentation:
         yield NO_MASK
     elif isinstance(segmentation, dict):
@@ -173,7 +245,7 @@ def _mask_problems(segmentation: object, image: ListedImage) -> Iterator[Kind]:
 
 def _polygon_problems(polygon: object, image: ListedImage) -> Iterator[Kind]:
     """Yield the problems of one polygon, which should be ``[x1, y1, x2, y2, ...]``."""
-    if not isinstance(polygon, list) or not _are_finite(polygon):
+    if not isinstance(polygon, list) or not are_finite(polygon):
         yield NOT_A_MASK
         return
     if len(polygon) < 6 or len(polygon) % 2:
@@ -189,11 +261,11 @@ def _polygon_problems(polygon: object, image: ListedImage) -> Iterator[Kind]:
 def _rle_problems(rle: dict, image: ListedImage) -> Iterator[Kind]:
     if rle.get('size') != [image.height, image.width]:
         yield RLE_SIZE
-    elif not _adds_up(rle):
+    elif not adds_up(rle):
         yield BROKEN_RLE
 
 
-def _adds_up(rle: dict) -> bool:
+def adds_up(rle: dict) -> bool:
     """Whether the counts of an RLE are run lengths whose sum is the number of pixels.
 
     pycocotools accepts others too: it returns uninitialized memory, or crashes.
@@ -204,7 +276,7 @@ def _adds_up(rle: dict) -> bool:
     height, width = rle['size']
     return (
         isinstance(counts, list)
-        and _are_finite(counts)
+        and are_finite(counts)
         and min(counts, default=-1) >= 0
         and sum(counts) == height * width
     )

@@ -29,9 +29,9 @@ def check_data(
     images: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         backend = (getattr(source.dataset, 'backend_args', None) or {}).get('backend', 'local')
-        if backend == 'local' and _reads_coco(source):
+        if backend == 'local' and reads_coco(source):
             findings, paths = check_coco(source, thorough)
-        elif backend == 'local' and _reads_label_maps(source):
+        elif backend == 'local' and reads_label_maps(source):
             findings, paths = check_label_maps(source, ignored, thorough)
         else:
             findings, paths = [_not_checked(source, backend)], set()
@@ -69,7 +69,7 @@ def _check_overlap(images: Mapping[str, set[str]]) -> Iterator[Finding]:
             yield several(kind, shared, f'{split}_dataloader')
 
 
-def _reads_coco(source: Source) -> bool:
+def reads_coco(source: Source) -> bool:
     """Whether a dataset reads its file as mmdet's CocoDataset does."""
     try:
         from mmdet.datasets import CocoDataset
@@ -83,7 +83,7 @@ def _reads_coco(source: Source) -> bool:
     )
 
 
-def _reads_label_maps(source: Source) -> bool:
+def reads_label_maps(source: Source) -> bool:
     """Whether a dataset lists its files as mmseg's BaseSegDataset does."""
     try:
         from mmseg.datasets import BaseSegDataset

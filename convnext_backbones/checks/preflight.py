@@ -52,7 +52,7 @@ def find_problems(
         The errors before the warnings.
     """
     read_files_safely()
-    with _undisturbed(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with undisturbed(), DefaultScope.overwrite_default_scope(cfg.default_scope):
         sources, findings = build_sources(cfg, splits)
         findings += check_imports(cfg)
         findings += check_batch_size(cfg, processes or count_processes(cfg.get('launcher'))[0])
@@ -94,7 +94,7 @@ def refuse_problems(cfg: Config) -> list[Finding]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Suppress logs and warnings of objects that are built for the check; training repeats them."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
