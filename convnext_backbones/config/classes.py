@@ -17,7 +17,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
-from .walk import list_datasets, list_heads, walk
+from .walk import list_datasets, list_heads, list_panoptic_heads, walk
+
+# What a dataset of things and stuff and a panoptic head call them.
+THINGS, STUFF = 'thing_classes', 'stuff_classes'
+NUM_THINGS, NUM_STUFF = 'num_things_classes', 'num_stuff_classes'
 
 
 def set_classes(cfg: Config) -> None:
@@ -26,8 +30,11 @@ def set_classes(cfg: Config) -> None:
     Evaluators take the names from the datasets. An mmseg dataset made for other classes, such as
     ADE20KDataset, becomes a BaseSegDataset that finds the same files.
 
-    A model whose heads have no ``num_classes`` is only a warning: the config may use ``classes``
-    for something else.
+    Panoptic heads tell things, which have instances, from stuff, which has none. Beside
+    ``classes`` they need ``cfg.stuff_classes``, the names at the end of ``classes`` that are stuff.
+
+    A model whose heads have no number of classes is only a warning: the config may use
+    ``classes`` for something else.
 
     Args:
         cfg: A config with ``default_scope``; changed in place. ``classes`` is a list of names, or
@@ -35,7 +42,8 @@ def set_classes(cfg: Config) -> None:
 
     Raises:
         ValueError: The setting holds no names, a name twice, or something that is not a name; a
-            head has weights for another number of classes; or a dataset's metainfo is not a dict.
+            head has weights for another number of classes; stuff is not named where the head needs
+            it, or not last; or a dataset's metainfo is not a dict.
     """
     if cfg.get('classes') is None:
         return
@@ -44,7 +52,15 @@ def set_classes(cfg: Config) -> None:
         for dataset in list_datasets(cfg):
             _set_names(dataset, classes)
     heads = list(list_heads(cfg.model))
-    if not heads:
+    panoptic = list(list_panoptic_heads(cfg.model))
+    if panoptic:
+        stuff = _read_stuff(cfg, panoptic, classes)
+        for head in panoptic:
+            _set_things(head, len(classes) - len(stuff), len(stuff))
+        if stuff:
+            for dataset in list_datasets(cfg):
+                dataset.metainfo |= {THINGS: classes[: -len(stuff)], STUFF: stuff}
+    elif not heads:
         print_log(
             'The setting classes was applied to the datasets only: no head of the model has '
             'num_classes.',
@@ -118,21 +134,60 @@ def _generalize(dataset: ConfigDict, kind: Any) -> None:
     dataset.type = 'mmseg.BaseSegDataset'
 
 
-def _set_number(head: ConfigDict, number: int) -> None:
-    for weights in _class_weights(head):
-        if len(weights) not in (number, number + 1):  # mmdet's losses weight the background last
+def _read_stuff(
+    cfg: Config, heads: Sequence[ConfigDict], classes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the names in ``classes`` that are stuff; none if the heads know things only."""
+    setting = cfg.get(STUFF)
+    if setting is None:
+        if any(head.get(NUM_STUFF) for head in heads):
             raise ValueError(
-                f'expected a class_weight for each of {number} classes, got {len(weights)} in '
-                f'{head.get("type")}; set class_weight as well'
+                f'expected {STUFF} beside classes, because the head is panoptic: the names at the '
+                f'end of classes that have no instances, such as sky; {STUFF} = () if there are '
+                'none'
             )
+        return ()
+    stuff = read_classes(setting) if len(setting) else ()
+    if stuff and stuff != classes[-len(stuff) :]:
+        raise ValueError(
+            f'expected {STUFF} to be the last names in classes, in the same order, got {stuff} '
+            f'beside {classes}'
+        )
+    return stuff
+
+
+def _set_things(head: ConfigDict, things: int, stuff: int) -> None:
+    _fit_class_weights(head, head.get(NUM_THINGS, 0) + head.get(NUM_STUFF, 0), things + stuff)
+    head[NUM_THINGS], head[NUM_STUFF] = things, stuff
+
+
+def _set_number(head: ConfigDict, number: int) -> None:
+    _fit_class_weights(head, head.num_classes, number)
     # mmseg's name for the channels of the logits. A 1 means two classes in one channel.
     if head.get('out_channels') == head.num_classes:
         head.out_channels = number
     head.num_classes = number
 
 
-def _class_weights(head: ConfigDict) -> Iterator[Sequence[float]]:
-    """Iterate over the ``class_weight`` lists of a head's losses."""
+def _fit_class_weights(head: ConfigDict, old: int, number: int) -> None:
+    """Make the weights of a head's losses as many as its classes, where they are all the same.
+
+    mmdet's losses weight the background last.
+    """
+    for loss in _weighted_losses(head):
+        weights = loss.class_weight
+        background = list(weights[old:]) if len(weights) == old + 1 else []
+        if len({*weights[:old]}) == 1 and len(weights) - len(background) == old:
+            loss.class_weight = [weights[0]] * number + background
+        elif len(weights) not in (number, number + 1):
+            raise ValueError(
+                f'expected a class_weight for each of {number} classes, got {len(weights)} in '
+                f'{head.get("type")}; set class_weight as well'
+            )
+
+
+def _weighted_losses(head: ConfigDict) -> Iterator[ConfigDict]:
+    """Iterate over a head's losses that have ``class_weight`` lists."""
     for path, part in walk(head):
         if path and isinstance(part.get('class_weight'), (list, tuple)):
-            yield part['class_weight']
+            yield part

@@ -24,7 +24,7 @@ from .foreign_backbones import (
     stages_of,
     translate_mmpretrain,
 )
-from .maps import follow_backbone
+from .maps import follow_backbone, leaves_a_map_unread
 from .walk import walk
 
 PACKAGE = 'convnext_backbones'
@@ -108,6 +108,11 @@ def exchange(
     scope = cfg.get('default_scope', 'mmdet')
     for network in networks:
         notes += _exchange(network, scope, arch, weights, options)
+        if leaves_a_map_unread(network):
+            cfg.find_unused_parameters = True
+            notes.append(
+                'the neck does not read the first of its maps: find_unused_parameters is set'
+            )
     backbone = networks[0].backbone
     name = weights or (backbone.get('init_cfg') or {}).get('checkpoint')
     set_normalization(cfg, _normalization(name))
@@ -137,6 +142,11 @@ def _exchange(
             raise ValueError(
                 f'cannot put a ConvNeXt in the place of a dilated {kind_of(old)}: the anchors are '
                 'for its last map at stride 16'
+            )
+        if 'OCRHead' in str(network.get('decode_head')):
+            raise ValueError(
+                f'cannot put a ConvNeXt in the place of a dilated {kind_of(old)} below OCRHead, '
+                'which needs its two maps at one resolution; take ocrnet_hr18'
             )
         notes.append(
             f'{kind_of(old)} was dilated, and its last map had stride 8 or 16; that of a ConvNeXt '

@@ -108,7 +108,10 @@ def set_optimizer(cfg: Config, recipe: Recipe, lr: float | None) -> list[str]:
     new = dict(decay_rate=recipe.decay_rate, decay_type=DECAY_TYPES[scope])
     if decays:
         new |= own
-    custom, dropped = _kept_keys(paramwise.pop('custom_keys', None) or {})
+    keys = dict(paramwise.pop('custom_keys', None) or {})
+    if cfg.model.get('as_two_stage') or kind_of(cfg.model) == 'DINO':
+        keys.pop('reference_points', None)  # computed by the encoder, not learned
+    custom, dropped = _kept_keys(keys)
     if custom:
         new['custom_keys'] = custom
     dropped += [f'paramwise_cfg.{key}={paramwise[key]}' for key in paramwise if key not in IMPLIED]

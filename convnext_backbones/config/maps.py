@@ -11,8 +11,8 @@ from typing import Any
 
 from .foreign_backbones import kind_of
 
-# Necks whose first map is not 0 unless the config says so.
-FIRST_LEVEL = dict(NASFCOS_FPN=1)
+# It asks for the sizes of maps 1 to 3 by number, and leaves map 0 unread.
+BY_NUMBER = 'NASFCOS_FPN'
 # Its in_channels begin with the last map.
 REVERSED = ('YOLOV3Neck',)
 # It passes all maps but the last on to the heads.
@@ -53,6 +53,12 @@ def follow_backbone(network: dict[str, Any], stages: Sequence[int], dims: Sequen
     for reader in readers:
         reader.follow(read, {place: dims[stages[place]] for place in read}, len(stages))
     return [stages[place] for place in read]
+
+
+def leaves_a_map_unread(network: dict[str, Any]) -> bool:
+    """Whether the neck needs a map that it does not read, whose norm then gets no gradient."""
+    neck = network.get('neck')
+    return isinstance(neck, dict) and kind_of(neck) == BY_NUMBER
 
 
 def _readers(network: dict[str, Any]) -> Iterator[_Neck | _Head]:
@@ -103,20 +109,21 @@ class _Neck:
                 f'expected in_channels of {self.kind} to have an entry for each of {count} maps '
                 f'of the backbone, got {list(channels)}'
             )
+        if self.kind == BY_NUMBER:
+            return list(range(count))
         end = self.neck.get('end_level', -1)
-        return list(range(self._start(), count if end == -1 else end + 1))
-
-    def _start(self) -> int:
-        return self.neck.get('start_level', FIRST_LEVEL.get(self.kind, 0))
+        return list(range(self.neck.get('start_level', 0), count if end == -1 else end + 1))
 
     def follow(self, read: list[int], channels: dict[int, int], count: int) -> None:
         """Set the channels of the maps that are read, which are the only ones from now on."""
         if self.kind == PASSING:
             self._let_heads_follow(channels)
-        if 'start_level' in self.neck or self.kind in FIRST_LEVEL:
-            self.neck['start_level'] = 0
-        if 'end_level' in self.neck:
-            self.neck['end_level'] = -1
+        if self.kind != BY_NUMBER:
+            self.neck |= {
+                key: value
+                for key, value in dict(start_level=0, end_level=-1).items()
+                if key in self.neck
+            }
         old = self.neck['in_channels']
         if isinstance(old, int):
             self.neck['in_channels'] = channels[read[-1]]
@@ -129,12 +136,16 @@ class _Neck:
                 part[key] = type(part[key])([*new, *part[key][len(new) :]])
 
     def _let_heads_follow(self, channels: dict[int, int]) -> None:
+        passed = [channels[place] for place in sorted(channels)][:-1]
         for key in ('decode_head', 'auxiliary_head'):
             heads = self.network.get(key) or []
             for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-                place = head.get('in_index', -1) + self._start()
-                if place >= self._start() and place < max(channels):
-                    head['in_channels'] = channels[place]
+                index, old = head.get('in_index', -1), head['in_channels']
+                if isinstance(index, int):
+                    head['in_channels'] = [*passed, old][index]
+                else:
+                    new = [[*passed, one][place] for place, one in zip(index, old, strict=True)]
+                    head['in_channels'] = type(old)(new)
 
 
 class _Head:

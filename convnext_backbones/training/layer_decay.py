@@ -25,7 +25,7 @@ from torch import nn
 from ..models.convnext import ConvNeXt
 from ..models.layer_ids import count_layers, layer_id
 
-BACKBONE_PREFIX = 'backbone.'
+BACKBONE = 'backbone'
 DECAY_TYPES = ('layer_wise', 'stage_wise')
 PARAMWISE_KEYS = ('decay_rate', 'decay_type', 'custom_keys')
 MULTIPLIERS = ('lr_mult', 'decay_mult')
@@ -53,14 +53,15 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
       multiplies its rate by ``lr_mult`` and its weight decay by ``decay_mult``.
 
     Vectors and biases (norms, ``gamma``) have no weight decay. Frozen parameters are skipped.
-    The backbone may be of a subclass of this package's ConvNeXt.
+    The backbone may be of a subclass of this package's ConvNeXt, and in a model that wraps a
+    detector, for tracking or with a teacher.
     The groups, their order and their scales are those of mmdet's and mmseg's
     ``LearningRateDecayOptimizerConstructor`` with the authors' ``num_layers``.
 
     Raises:
-        ValueError: An option is missing, unknown or out of range; the model's ``backbone`` is not
-            this package's ConvNeXt; no rule covers a backbone parameter; a custom key matches
-            nothing.
+        ValueError: An option is missing, unknown or out of range; the model's ``backbone``, or that
+            of what it wraps, is not this package's ConvNeXt; no rule covers a backbone parameter; a
+            custom key matches nothing.
     """
 
     def _validate_cfg(self) -> None:
@@ -97,13 +98,7 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
         """Append the parameter groups of ``module``, a detector or segmentor, to ``params``."""
-        backbone = getattr(module, 'backbone', None)
-        if not isinstance(backbone, ConvNeXt):
-            raise ValueError(
-                "expected a model whose backbone is this package's ConvNeXt, got "
-                f'{type(backbone).__name__} in {type(module).__name__}'
-            )
-        groups = self._group(module, count_layers(backbone.variant.depths))
+        groups = self._group(module, _find_backbones(module))
         for name, group in groups.items():
             params.append(
                 dict(
@@ -117,7 +112,8 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
             )
         print_log(f'Parameter groups of the optimizer:\n{_table(groups)}', logger='current')
 
-    def _group(self, module: nn.Module, num_layers: int) -> dict[str, Group]:
+    def _group(self, module: nn.Module, backbones: dict[str, int]) -> dict[str, Group]:
+        num_layers = max(backbones.values())
         decay_type = self.paramwise_cfg.get('decay_type', DECAY_TYPES[0])
         custom_keys = self.paramwise_cfg.get('custom_keys', {})
         unmatched = set(custom_keys)
@@ -125,10 +121,11 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
-            if name.startswith(BACKBONE_PREFIX):
-                layer = layer_id(name.removeprefix(BACKBONE_PREFIX), num_layers, decay_type)
-            else:
+            prefix = next(filter(name.startswith, backbones), None)
+            if prefix is None:
                 layer = num_layers + 1
+            else:
+                layer = layer_id(name.removeprefix(prefix), num_layers, decay_type)
             decays = param.dim() > 1 and not name.endswith('.bias')
             matches = [key for key in custom_keys if key in name]
             unmatched.difference_update(matches)
@@ -152,6 +149,33 @@ class ConvNeXtLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f'{", ".join(sorted(unmatched))}, which match none'
             )
         return groups
+
+
+def _find_backbones(module: nn.Module) -> dict[str, int]:
+    """Return the prefix of the parameters of each ConvNeXt, and its number of layers.
+
+    It is the model's ``backbone``, or stands in a detector that the model wraps: for tracking, or
+    as a teacher and its student.
+    """
+    backbone = getattr(module, 'backbone', None)
+    found = {
+        f'{name}.': count_layers(part.variant.depths)
+        for name, part in module.named_modules()
+        if isinstance(part, ConvNeXt)
+    }
+    if isinstance(backbone, ConvNeXt) and f'{BACKBONE}.' in found:
+        return {f'{BACKBONE}.': found[f'{BACKBONE}.']}
+    if backbone is not None or not found:
+        raise ValueError(
+            "expected a model whose backbone is this package's ConvNeXt, got "
+            f'{type(backbone).__name__} in {type(module).__name__}'
+        )
+    if len({*found.values()}) > 1:
+        raise ValueError(
+            f'expected backbones of one size for layer-wise decay, got {", ".join(found)} with '
+            f'{", ".join(map(str, found.values()))} layers'
+        )
+    return found
 
 
 def _is_number(value: object) -> bool:

@@ -1,0 +1,9 @@
+# HTC without its semantic branch, ConvNeXt-T (ImageNet-1K); a recipe of ours, not measured
+# drop path 0.4, lr 2e-4, decay 0.7, COCO 1333 x 800
+_base_ = 'mmdet::htc/htc-without-semantic_r50_fpn_1x_coco.py'
+
+from convnext_backbones.config import head_settings
+
+custom_imports = dict(imports=['convnext_backbones'], allow_failed_imports=False)
+model, optim_wrapper = head_settings('htc', weights='convnext_tiny_1k_224')
+model['_delete_'] = optim_wrapper['_delete_'] = True  # in place of those of the base
