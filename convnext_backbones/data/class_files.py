@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from .tree import Tree, folder_of, join
+from .tree import Tree, folder_of, join, suffix
 
 MOST_BYTES = 1_000_000  # of a file of classes
+SUFFIXES = ('.txt', '.csv', '.names', '.json', '.yaml', '.yml', '')
 Color = tuple[int, int, int]
 # Names of a label that is no class.
 VOID = ('void', 'unlabeled', 'unlabelled', 'unlabel', 'ignore', 'ignored', 'unknown')
@@ -43,15 +44,19 @@ def find_classes(tree: Tree, folders: Iterable[str], notes: list[str]) -> ClassL
         notes: Gets sentences about files that cannot be read.
     """
     above = dict.fromkeys(part for folder in folders for part in _upwards(folder))
+    texts = {
+        folder: [name for name in tree.folders.get(folder, []) if suffix(name) in SUFFIXES]
+        for folder in above
+    }
     for folder in sorted(above, key=lambda folder: -folder.count('/') - bool(folder)):
         for pattern, read in READERS.items():
-            for name in tree.folders.get(folder, []):
+            for name in texts[folder]:
                 if not re.fullmatch(pattern, name.lower()):
                     continue
                 path = join(folder, name)
                 try:
                     found = read(path, read_text(tree, path, MOST_BYTES))
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, csv.Error) as error:
                     notes.append(f'No classes in {path}: {" ".join(str(error).split())[:100]}.')
                     continue
                 if found is not None and found.names:

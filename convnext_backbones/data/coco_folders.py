@@ -33,6 +33,7 @@ class Source:
         folder: The folder of its images.
         paths: The paths of its images in the tree, by their names in the file.
         is_literal: Whether all names are paths below ``folder``.
+        is_told: Whether its own name says the part.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Source:
     folder: str
     paths: Mapping[str, str]
     is_literal: bool
+    is_told: bool
 
     @property
     def number(self) -> int:
@@ -86,7 +88,7 @@ def _read_sources(tree: Tree, names: Iterable[str], notes: list[str]) -> Iterabl
             continue
         listed = list(dict.fromkeys(entry['file_name'] for entry in file.images))
         split = split_of(name)
-        folder = best_folder(tree, listed, split, name)
+        folder, others = best_folder(tree, listed, split, name)
         paths, literal = find_names(tree, finder, listed, folder, split)
         if not paths:
             notes.append(
@@ -94,16 +96,22 @@ def _read_sources(tree: Tree, names: Iterable[str], notes: list[str]) -> Iterabl
                 f'folder, the first is {listed[0] if listed else "missing"!r}.'
             )
             continue
-        if split is None and literal:
+        if others and literal:
+            notes.append(
+                f'{name} may mean the images of {first_names([folder, *others], quoted=True)}: the '
+                'first are taken.'
+            )
+        is_told = split is not None
+        if not is_told and literal and not others:
             split = split_of(folder)
-        yield Source(name, split, file, folder, paths, literal)
+        yield Source(name, split, file, folder, paths, literal, is_told)
 
 
 def _choose(sources: Sequence[Source], notes: list[str]) -> dict[str, Source]:
     """Return one file per part of the data; what is left aside is noted."""
     chosen: dict[str, Source] = {}
     named = {source.split for source in sources}
-    for source in sorted(sources, key=lambda source: -source.number):
+    for source in sorted(sources, key=lambda source: (not source.is_told, -source.number)):
         split = source.split
         if split is None:
             if 'train' in named:
@@ -137,8 +145,8 @@ def _describe(tree: Tree, sources: Mapping[str, Source], notes: list[str]) -> Fo
         if source.file.names[entry['category_id']] in classes
     ]
     objects = [entry for entry in annotated if not entry.get('iscrowd')]
-    paths = [tree.path(path) for source in sources.values() for path in source.paths.values()]
-    statistics, unreadable = measure(paths)
+    images = [path for source in sources.values() for path in source.paths.values()]
+    statistics, unreadable = measure(tree, images)
     notes += unreadable
     counts = (
         len(entries) for source in sources.values() for entries in source.file.by_image.values()
@@ -169,10 +177,11 @@ def _classes(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[str]]:
     files = [source.file for source in sources]
     used: Counter = sum((file.used for file in files), Counter())
     groups = {
-        category.get('supercategory')
+        category['supercategory']
         for file in files
         for category in file.categories
-        if category.get('supercategory') != category['name']
+        if isinstance(category.get('supercategory'), str)
+        and category['supercategory'] != category['name']
     }
     names = dict.fromkeys(name for file in files for name in file.names.values())
     unused = [name for name in names if not used[name] and name in groups]

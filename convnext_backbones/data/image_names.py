@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from functools import cached_property
 from urllib.parse import unquote
 
-from .tree import IMAGE_SUFFIXES, Tree, folder_of, join, split_of, spread, suffix
+from .tree import Tree, folder_of, join, split_of, spread
 
 SAMPLE = 100  # names by which the folder of the images is chosen
 # What Label Studio puts before the name of an uploaded file.
 UPLOAD = re.compile('^[0-9a-f]{8}-')
 
 
-def best_folder(tree: Tree, names: Sequence[str], split: str | None, source: str) -> str:
-    """Return the folder in which most names of images exist.
+def best_folder(
+    tree: Tree, names: Sequence[str], split: str | None, source: str
+) -> tuple[str, list[str]]:
+    """Return the folder in which most names of images exist, and others that may be meant.
 
     Args:
         tree: The files.
@@ -35,7 +37,9 @@ def best_folder(tree: Tree, names: Sequence[str], split: str | None, source: str
         beside = folder == folder_of(source)
         return 2 * hits > len(sample) and fits, hits, fits, beside, alike, -folder.count('/')
 
-    return max(tree.folders, key=rank, default='')
+    ranks = {folder: rank(folder) for folder in tree.folders}
+    best = max(ranks, key=lambda folder: ranks[folder], default='')
+    return best, [name for name in ranks if name != best and ranks[name][:3] == ranks[best][:3]]
 
 
 class Finder:
@@ -46,10 +50,16 @@ class Finder:
     """
 
     def __init__(self, tree: Tree) -> None:
-        self.by_name: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(tree.files):
-            if suffix(name) in IMAGE_SUFFIXES:
-                self.by_name[PurePosixPath(name).name].append(name)
+        self.tree = tree
+
+    @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """The paths of all images by name, for those that are not where they should be."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for folder, names in sorted(self.tree.images.items()):
+            for name in names:
+                found[name].append(join(folder, name))
+        return found
 
     def find(self, name: str, split: str | None = None) -> str | None:
         """Return the image that a path of another machine means; None if none, or several, fit.

@@ -64,7 +64,7 @@ def describe(
         reasons.append('the folders hold other images too, so the names have to be listed')
     image_suffix, label_suffix = suffixes or ('', '.png')
     statistics, unreadable = measure(
-        [tree.path(path) for part in parts.values() for path in part.image_paths()]
+        tree, [path for part in parts.values() for path in part.image_paths()]
     )
     found = Found(
         task='segmentation',
@@ -104,7 +104,7 @@ def _labels(tree: Tree, parts: Mapping[str, Part], notes: list[str], named: Name
     if named.table is not None and theirs:
         names, palette = theirs
         return Labels(names, palette, table=named.table, convert='the labels are not those trained')
-    seen = look([tree.path(path) for part in parts.values() for path in part.label_paths()], notes)
+    seen = look(tree, [path for part in parts.values() for path in part.label_paths()], notes)
     if seen is None:
         return None
     if theirs and not seen.in_color:
@@ -159,7 +159,7 @@ def _convert(
 
 def _write(source: Path, target: Path, labels: Labels) -> bool:
     """Write a label map with other values; return whether it had some that no class has."""
-    pixels = read_map(source)
+    pixels = read_map(source, labels.through_palette)
     strange = False
     if labels.table is not None:
         values, places = np.unique(pixels, return_inverse=True)

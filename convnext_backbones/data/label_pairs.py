@@ -6,7 +6,7 @@ import os
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -61,21 +61,25 @@ def match(images: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]
     if not least:
         return []
     best: list[tuple[str, str]] = []
-    by_stem: dict[str, str] = {}
-    for image in images:
-        by_stem.setdefault(stem(image), image)
-    for pairs in (
-        _by_key({stem(label): label for label in labels}, by_stem),
-        _by_endings(by_stem, {stem(label): label for label in labels}),
-        _by_key(
-            {BEGINNINGS.sub('', stem(label)): label for label in labels},
-            {BEGINNINGS.sub('', name): image for name, image in by_stem.items()},
-        ),
-    ):
+    for pairs in _ways(images, labels):
         if len(pairs) >= least:
             return pairs
         best = max(best, pairs, key=len)
     return best
+
+
+def _ways(images: Sequence[str], labels: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
+    """Yield the pairs that each way finds."""
+    by_stem: dict[str, str] = {}
+    for image in images:
+        by_stem.setdefault(stem(image), image)
+    label_stems = {stem(label): label for label in labels}
+    yield _by_key(label_stems, by_stem)
+    yield _by_endings(by_stem, label_stems)
+    yield _by_key(
+        {BEGINNINGS.sub('', name): label for name, label in label_stems.items()},
+        {BEGINNINGS.sub('', name): image for name, image in by_stem.items()},
+    )
 
 
 def _by_key(labels: Mapping[str, str], images: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -170,6 +174,9 @@ def merge(parts: Sequence[Part]) -> tuple[Part, list[Part]]:
     if len(chosen) == 1:
         merged = chosen[0]
     else:
+        below = os.path.commonpath([part.images[len(images) :].lstrip('/') for part in chosen])
+        if below:
+            images, labels = join(images, below), join(labels, below)
         merged = Part(
             images,
             labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from ..io.images import read_image
 from ..io.wording import first_names
 from .class_files import ClassList, Color, is_void
-from .tree import plural, spread
+from .tree import Tree, plural, spread
 
 SAMPLE = 200  # label maps whose values are looked at
 MOST_COLORS = 64  # of label maps without a file that names them; more are blurred edges or photos
@@ -30,6 +30,7 @@ class Values:
         is_gray: Whether colors are gray, so that one channel says all.
         is_odd: Whether the files have a form of numbers that mmseg reads as something else.
         palette: The colors that the files give for their values.
+        through_palette: Whether they are read as the colors of their palettes, which differ.
     """
 
     values: tuple[int, ...]
@@ -37,6 +38,7 @@ class Values:
     is_gray: bool = False
     is_odd: bool = False
     palette: Mapping[int, Color] = field(default_factory=dict)
+    through_palette: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Labels:
         table: If the files must be written anew: the labels by value or color; others become 255.
         in_color: Whether the table is by color.
         convert: Why the files must be written anew.
+        through_palette: Whether the values are the colors of palettes.
     """
 
     classes: tuple[str, ...]
@@ -60,10 +63,15 @@ class Labels:
     table: Mapping[int, int] | None = None
     in_color: bool = False
     convert: str = ''
+    through_palette: bool = False
 
 
-def read_map(path: Path) -> np.ndarray:
+def read_map(path: Path, through_palette: bool = False) -> np.ndarray:
     """Read a label map as mmseg does.
+
+    Args:
+        path: The file.
+        through_palette: Return the colors of a palette instead of the indices into it.
 
     Returns:
         Values of shape (H, W), or colors of shape (H, W) as 0xRRGGBB, int64.
@@ -71,10 +79,10 @@ def read_map(path: Path) -> np.ndarray:
     Raises:
         ValueError: It cannot be read.
     """
-    return _with_color(path)[0]
+    return _with_color(path, through_palette)[0]
 
 
-def _with_color(path: Path) -> tuple[np.ndarray, bool, bool]:
+def _with_color(path: Path, through_palette: bool) -> tuple[np.ndarray, bool, bool]:
     """Return a label map, whether it is in color, and whether it is of an odd type."""
     pixels = read_image(path, 'unchanged', 'pillow')
     odd = pixels.dtype not in (np.uint8, np.uint16, np.int32) or (
@@ -85,41 +93,66 @@ def _with_color(path: Path) -> tuple[np.ndarray, bool, bool]:
         return (red << 16) | (green << 8) | blue, True, False
     if pixels.ndim > 2:
         pixels = pixels[..., 0]
+    colors = _palette(path, range(256)) if through_palette else {}
+    if colors:
+        table = np.array([_code(colors.get(value, (0, 0, 0))) for value in range(256)])
+        return table[pixels], True, False
     return pixels.astype(np.int64), False, odd
 
 
-def look(paths: Sequence[Path], notes: list[str]) -> Values | None:
+def look(tree: Tree, names: Sequence[str], notes: list[str]) -> Values | None:
     """Look at the values of at most :data:`SAMPLE` label maps; None if none can be read."""
-    values: set[int] = set()
-    colored, odd, unreadable = set(), False, []
-    for path in spread(paths, SAMPLE):
-        try:
-            pixels, in_color, is_odd = _with_color(path)
-        except ValueError as error:
-            unreadable.append(str(error))
-            continue
-        colored.add(in_color)
-        odd |= is_odd
-        values |= set(np.unique(pixels).tolist())
+    sample = spread(names, SAMPLE)
+    unreadable: list[str] = []
+    seen = _look([tree.path(name) for name in sample], unreadable)
     if unreadable:
         notes.append(
             f'{plural(len(unreadable), "label map")} of those opened cannot be read: '
             f'{first_names(unreadable, 1)}.'
         )
+    if seen is not None and seen.through_palette:
+        notes.append(
+            'The palettes of the label maps differ, so the same value is another color in another '
+            'file: they are read as colors.'
+        )
+    return seen
+
+
+def _look(
+    paths: Sequence[Path], unreadable: list[str], through_palette: bool = False
+) -> Values | None:
+    """Look at label maps; as colors if their palettes turn out to differ."""
+    values: set[int] = set()
+    palette: dict[int, Color] = {}
+    colored, is_odd = set(), False
+    for path in paths:
+        try:
+            pixels, in_color, odd = _with_color(path, through_palette)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        colored.add(in_color)
+        is_odd |= odd
+        own = np.unique(pixels).tolist()
+        values |= set(own)
+        for value, color in ({} if in_color else _palette(path, own)).items():
+            if palette.setdefault(value, color) != color:
+                unreadable.clear()
+                return _look(paths, unreadable, through_palette=True)
     if not colored:
         return None
-    if len(colored) == 2:
-        notes.append('Some label maps are in color, others are not: they are read as colors.')
     in_color = True in colored
     gray = in_color and all(value % 0x010101 == 0 for value in values)
-    palette = {} if in_color else _palette(paths[0], values)
-    return Values(tuple(sorted(values)), in_color, gray, odd, palette)
+    return Values(tuple(sorted(values)), in_color, gray, is_odd, palette, through_palette)
 
 
 def _palette(path: Path, values: Iterable[int]) -> dict[int, Color]:
     """Return the colors that a file has for values; empty if it has no palette."""
-    with Image.open(path) as image:
-        numbers = (image.getpalette() or []) if image.mode == 'P' else []
+    try:
+        with Image.open(path) as image:
+            numbers = (image.getpalette() or []) if image.mode == 'P' else []
+    except Exception:  # what a damaged file makes Pillow raise is open-ended
+        return {}
     return {
         value: (numbers[3 * value], numbers[3 * value + 1], numbers[3 * value + 2])
         for value in values
@@ -139,6 +172,13 @@ def decide(
         zero_is_unlabeled: Whether the layout says so; names of as many classes as there are values
             say otherwise.
     """
+    labels = _decide(seen, known, notes, zero_is_unlabeled)
+    return replace(labels, through_palette=seen.through_palette) if labels else None
+
+
+def _decide(
+    seen: Values, known: ClassList | None, notes: list[str], zero_is_unlabeled: bool
+) -> Labels | None:
     colors = {_code(color): value for value, color in known.colors.items()} if known else {}
     by_palette = {value: _code(color) for value, color in seen.palette.items()}
     own = [value for value in seen.values if value in by_palette and value != UNLABELED]

@@ -70,7 +70,7 @@ def describe_objects(tree: Tree, objects: Objects, notes: list[str]) -> Found:
         notes: Sentences so far.
     """
     listed = [image for images in objects.images.values() for image in images]
-    statistics, unreadable = measure([tree.path(image) for image in listed])
+    statistics, unreadable = measure(tree, listed)
     shapes: list[list[Shape]] = []
     annotated = [image for image in listed if objects.is_annotated(image)]
     for image in spread(annotated, SAMPLE):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..io.images import PILLOWS_LIMIT_LIFTED
 from .found import Statistics
-from .tree import spread
+from .tree import Tree, spread
 
 SAMPLE = 200  # images whose headers are read
 ORIENTATION = 0x0112  # the EXIF tag
@@ -67,11 +67,13 @@ def read_header(path: Path) -> Header:
                 return _read_tiff(file, start)
         with PILLOWS_LIMIT_LIFTED, Image.open(path) as image:
             width, height = image.size
-            if image.getexif().get(ORIENTATION) in QUARTER_TURNS:
-                width, height = height, width
+            # Pillow decodes a whole PNG to look for what is behind its pixels.
+            turn = image.format != 'PNG' and image.getexif().get(ORIENTATION) in QUARTER_TURNS
             mode = image.mode
     except Exception as error:  # what a damaged file makes Pillow raise is open-ended
         raise ValueError(f'cannot read the image {str(path)!r}') from error
+    if turn:
+        width, height = height, width
     deep = start.startswith(PNG) and start[PNG_DEPTH] == 16
     dtype = 'uint16' if deep else DTYPES.get(mode[:1], 'uint8')
     return Header(width, height, CHANNELS.get(mode.split(';')[0], 3), dtype)
@@ -120,11 +122,12 @@ def _unpack(file: BinaryIO, code: str) -> tuple:
     return struct.unpack(code, file.read(struct.calcsize(code)))
 
 
-def measure(paths: Sequence[Path]) -> tuple[Statistics, list[str]]:
+def measure(tree: Tree, names: Sequence[str]) -> tuple[Statistics, list[str]]:
     """Measure images by the headers of at most :data:`SAMPLE` of them.
 
     Args:
-        paths: The images.
+        tree: The files.
+        names: The images.
 
     Returns:
         The statistics, without objects, and sentences about images that cannot be read, and that
@@ -134,9 +137,9 @@ def measure(paths: Sequence[Path]) -> tuple[Statistics, list[str]]:
         ValueError: Not one can be read.
     """
     headers, unreadable = [], []
-    for path in spread(paths, SAMPLE):
+    for name in spread(names, SAMPLE):
         try:
-            headers.append(read_header(path))
+            headers.append(read_header(tree.path(name)))
         except ValueError as error:
             unreadable.append(str(error))
     if not headers:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar('Item')
@@ -99,12 +99,16 @@ def join(folder: str, name: str) -> str:
 
 def suffix(name: str) -> str:
     """Return the suffix of a file name, in small letters."""
-    return os.path.splitext(name)[1].lower()
+    last = name.rpartition('/')[2]
+    place = last.rfind('.')
+    return last[place:].lower() if place > 0 else ''
 
 
 def stem(name: str) -> str:
     """Return the name of a file without folder and suffix."""
-    return PurePosixPath(name).stem
+    last = name.rpartition('/')[2]
+    place = last.rfind('.')
+    return last[:place] if place > 0 else last
 
 
 def folder_of(name: str) -> str:

@@ -18,7 +18,18 @@ from .found import SPLITS, Found
 from .image_names import Finder
 from .objects import Objects, Shape, describe_objects, missing_objects
 from .sizes import Header
-from .tree import SPLIT_WORDS, Tree, folder_of, join, plural, split_of, spread, stem, suffix
+from .tree import (
+    SPLIT_WORDS,
+    Tree,
+    folder_of,
+    join,
+    number_of,
+    plural,
+    split_of,
+    spread,
+    stem,
+    suffix,
+)
 
 MOST_YAML_BYTES = 1_000_000
 MOST_TEXT_BYTES = 50_000_000
@@ -129,14 +140,19 @@ def _described(tree: Tree, finder: Finder, notes: list[str]) -> Description | No
 def _names(names: Any) -> dict[int, str]:
     """Return the classes by number, from a list or a dict."""
     if isinstance(names, list):
-        return {number: str(name) for number, name in enumerate(names)}
+        return {number: _name(name, number) for number, name in enumerate(names)}
     if not isinstance(names, dict):
         return {}
     return {
-        int(key): str(name)
+        int(key): _name(name, int(key))
         for key, name in names.items()
         if str(key).isdecimal() and int(key) < 10_000
     }
+
+
+def _name(name: Any, number: int) -> str:
+    """Return the name of a class; aliases of YAML could make a small list endless as text."""
+    return str(name) if isinstance(name, (str, int, float)) else f'class {number}'
 
 
 def _images_of(tree: Tree, finder: Finder, source: str, path: Any, entry: str) -> list[str]:
@@ -197,7 +213,7 @@ def _undescribed(tree: Tree, finder: Finder, notes: list[str]) -> Description | 
     labels = [label for image in images if (label := label_file(tree, image))]
     sample = spread(labels, SAMPLE)
     rows = [row for name in sample for row in _rows(tree, name)]
-    if not rows or not all(_numbers(row) for row in rows):
+    if 2 * number_of(row for row in rows if _numbers(row)) <= len(rows):
         return None
     names: dict[int, str] = {}
     for source in tree.ending('.txt', '.names'):

@@ -418,6 +418,7 @@ def config(found) -> Config:
         metainfo = dict(classes=found.classes)
         if found.palette:
             metainfo['palette'] = [list(color) for color in found.palette]
+        dataset |= dict(serialize_data=False)  # which would collect garbage each time
         dataset |= dict(data_root='', metainfo=metainfo, test_mode=name != 'train')
         loaders[f'{name}_dataloader'] = dict(dataset=dataset)
     scope = 'mmdet' if found.task == 'detection' else 'mmseg'
