@@ -115,7 +115,7 @@ def read_xml(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f'it is no XML ({error})') from None
     return builder.close()
 
