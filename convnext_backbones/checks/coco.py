@@ -50,6 +50,11 @@ IMAGE_WITHOUT_KEYS = Kind(
     'give each of them all four',
 )
 IMAGE_TWICE = Kind(ERROR, 'images with the id of another', 'renumber the images')
+NAME_TWICE = Kind(
+    ERROR,
+    'names of several categories, which become labels of their own, beyond the classes',
+    'make one category of each name',
+)
 FILE_TWICE = Kind(WARNING, 'images with the file of another', 'list every file once')
 OTHER_SIZE = Kind(
     ERROR,
@@ -145,12 +150,7 @@ def compare_names(
     """
     twice = [name for name, count in Counter(categories).items() if count > 1]
     if twice:
-        kind = Kind(
-            ERROR,
-            'names of several categories, which become labels of their own, beyond the classes',
-            'make one category of each name',
-        )
-        yield several(kind, twice, entry, path)
+        yield several(NAME_TWICE, twice, entry, path)
         return
     known = [name for name in categories if name in classes]
     unknown = [name for name in categories if name not in classes]
