@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from convnext_backbones.config.classes import set_classes
 from convnext_backbones.config.exchange import exchange
-from convnext_backbones.config.heads import describe_head
+from convnext_backbones.config.heads import Head, describe_head
 from convnext_backbones.config.walk import walk
 from convnext_backbones.inference.optimize import optimize_for_inference
 
@@ -108,9 +109,11 @@ ARCHITECTURES: dict[str, str] = {
     'MaskFormer (mmseg)': 'mmseg::maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512',
     'Mask2Former (mmseg)': 'mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512',
 }
-# Their boxes lie where they like before they are trained, and mmdet pastes no mask outside of an
-# image: only the raw outputs are computed.
-NO_PREDICTION = ('QueryInst',)
+# Only their raw outputs are computed: untrained boxes of QueryInst lie outside of the image, where
+# mmdet pastes no masks; mmdet's SSDHead misses a loss that its prediction asks for.
+NO_PREDICTION = ('QueryInst', 'SSDLite')
+# Heads of mmseg that need more than maps.
+WITH_SAMPLES = ('MaskFormerHead', 'Mask2FormerHead')
 ARCH = dict(depths=[1, 1, 1, 1], dims=[16, 32, 64, 128])
 CLASSES = ('first', 'second', 'third')
 SIZE = 96  # of the images, in pixels
@@ -145,26 +148,22 @@ def try_out(name: str, config: str, with_ours: bool = True) -> Trial:
             nothing is compared.
     """
     torch.manual_seed(0)
-    model, scope = build_miniature(config, with_ours)
-    without = train_step(model, scope)
-    if not with_ours:
-        return Trial(name, without, 0.0, 0)
-    model.eval()
-    for part in model.modules():  # not even the first step is noise
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.running_var.clamp_(0.5)
-    fast = optimize_for_inference(model)
-    predict = name not in NO_PREDICTION
-    outputs = [raw_outputs(one, scope, predict) for one in (model, fast)]
-    differences = [
-        ((a - b).abs().max() / a.abs().max().clamp(1e-6)).item()
-        for a, b in zip(*outputs, strict=True)
-    ]
-    return Trial(name, without, max(differences), len(differences))
+    model, head = build_miniature(config, with_ours)
+    data = partial(batch, head.scope, head.needs_masks)
+    differences = [0.0]
+    if with_ours:
+        fast = optimize_for_inference(model)
+        predict = name not in NO_PREDICTION
+        outputs = [raw_outputs(one, data(), predict) for one in (model, fast)]
+        differences = [
+            ((a - b).abs().max() / a.abs().max().clamp(1e-6)).item()
+            for a, b in zip(*outputs, strict=True)
+        ]
+    return Trial(name, train_step(model, data()), max(differences), len(differences))
 
 
-def build_miniature(config: str, with_ours: bool = True) -> tuple[nn.Module, str]:
-    """Return the model of a config with a small backbone and few classes, and its scope."""
+def build_miniature(config: str, with_ours: bool = True) -> tuple[nn.Module, Head]:
+    """Return the model of a config with a small backbone and few classes, and its head."""
     head = describe_head(config)
     importlib.import_module(f'{head.scope}.utils').register_all_modules(init_default_scope=False)
     cfg = deepcopy(head.config)
@@ -181,7 +180,7 @@ def build_miniature(config: str, with_ours: bool = True) -> tuple[nn.Module, str
     for parameter in model.parameters():
         if not parameter.any():  # such as offsets, whose gradients would hide others
             nn.init.normal_(parameter, std=0.02)
-    return model, head.scope
+    return model, head
 
 
 def shrink(cfg: Config, scope: str) -> None:
@@ -225,13 +224,13 @@ def quiet() -> Iterator[None]:
 # --- data -----------------------------------------------------------------------------------
 
 
-def batch(scope: str, with_boxes: bool = True) -> dict[str, Any]:
-    """Return two images with annotations of every kind."""
-    return detector_batch() if scope == 'mmdet' else segmentor_batch()
+def batch(scope: str, with_masks: bool) -> dict[str, Any]:
+    """Return two images with annotations."""
+    return detector_batch(with_masks) if scope == 'mmdet' else segmentor_batch()
 
 
-def detector_batch() -> dict[str, Any]:
-    """Return images with boxes, masks, label maps and proposals."""
+def detector_batch(with_masks: bool) -> dict[str, Any]:
+    """Return images with boxes and label maps, and perhaps with masks, which disturb RTMDet."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -254,9 +253,9 @@ def detector_batch() -> dict[str, Any]:
                 shape, scale_factor=(1.0, 1.0), batch_input_shape=(SIZE, SIZE), border=[0] * 4
             )
         )
-        sample.gt_instances = InstanceData(
-            bboxes=boxes.float(), labels=labels, masks=BitmapMasks(masks.numpy(), SIZE, SIZE)
-        )
+        sample.gt_instances = InstanceData(bboxes=boxes.float(), labels=labels)
+        if with_masks:
+            sample.gt_instances.masks = BitmapMasks(masks.numpy(), SIZE, SIZE)
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
         sample.gt_sem_seg = PixelData(sem_seg=truth)
         images.append(image)
@@ -283,11 +282,11 @@ def segmentor_batch() -> dict[str, Any]:
 # --- steps ----------------------------------------------------------------------------------
 
 
-def train_step(model: nn.Module, scope: str) -> tuple[str, ...]:
+def train_step(model: nn.Module, data: dict[str, Any]) -> tuple[str, ...]:
     """Compute all gradients of a batch, and return the names of parameters that got none."""
     model.train()
     MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD asks for it
-    data = model.data_preprocessor(batch(scope), True)
+    data = model.data_preprocessor(data, True)
     losses = model(**data, mode='loss')
     loss, logged = model.parse_losses(losses)
     if not torch.isfinite(loss):
@@ -298,18 +297,24 @@ def train_step(model: nn.Module, scope: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def raw_outputs(model: nn.Module, scope: str, predict: bool = True) -> list[Tensor]:
+def raw_outputs(model: nn.Module, data: dict[str, Any], predict: bool = True) -> list[Tensor]:
     """Return everything that the heads compute for a batch, before scores are thresholded.
 
     With ``predict`` the whole pipeline runs, too. That it finds as many objects is not asked:
     scores lie on both sides of a threshold.
     """
     model.eval()
-    data = model.data_preprocessor(batch(scope), False)
+    torch.manual_seed(0)  # LightHamHead begins with random factors
+    data = model.data_preprocessor(data, False)
     if predict:
         model(**deepcopy(data), mode='predict')
-    outputs = model(**data, mode='tensor')
-    return list(tensors(outputs))
+    if type(model).__name__ == 'CascadeEncoderDecoder':  # its heads need each other's outputs
+        metas = [sample.metainfo for sample in data['data_samples']]
+        return [model.encode_decode(data['inputs'], metas)]
+    if type(getattr(model, 'decode_head', None)).__name__ in WITH_SAMPLES:
+        maps = model.extract_feat(data['inputs'])
+        return list(tensors(model.decode_head(maps, data['data_samples'])))
+    return list(tensors(model(**data, mode='tensor')))
 
 
 def tensors(node: Any) -> Iterator[Tensor]:

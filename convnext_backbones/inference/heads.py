@@ -8,6 +8,8 @@ rows. The parts that only mmseg has are in :mod:`.segmentors`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mmcv.ops
 import torch
 from mmcv.cnn import ConvModule
@@ -19,6 +21,9 @@ from ..ops.winograd import is_covered
 from .backbone import InferenceConvNeXt
 from .convolutions import InferenceConv2d, InferenceConvModule, InferenceLinear, is_fusible
 from .roi_align import InferenceRoIAlign
+
+# Parts of mmdet and mmseg that view maps that they, or their layers, made as contiguous ones.
+VIEWING = ('CenterNetHead', 'GridHead', 'DCM')
 
 
 def optimize_heads(model: nn.Module) -> None:
@@ -39,6 +44,9 @@ def optimize_heads(model: nn.Module) -> None:
             module.__class__ = faster[type(module)]
         elif module in operators:
             module.register_forward_pre_hook(_contiguous, with_kwargs=True)
+        elif type(module).__name__ in VIEWING:
+            for part in (module, *module.children()):
+                part.register_forward_hook(_contiguous_output)
         if isinstance(module, InferenceConvNeXt):
             module.maps_channels_last = True
         elif isinstance(module, nn.Conv2d) and _is_plain(module) and module not in in_operators:
@@ -83,6 +91,17 @@ def _contiguous(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, di
         return x.contiguous() if isinstance(x, Tensor) else x
 
     return tuple(map(contiguous, args)), {name: contiguous(x) for name, x in kwargs.items()}
+
+
+def _contiguous_output(module: nn.Module, args: tuple, output: Any) -> Any:
+    """Return contiguous tensors, in the containers that a head returns them in."""
+    if isinstance(output, Tensor):
+        return output.contiguous()
+    if isinstance(output, dict):
+        return {key: _contiguous_output(module, args, value) for key, value in output.items()}
+    if isinstance(output, (list, tuple)):
+        return type(output)(_contiguous_output(module, args, value) for value in output)
+    return output
 
 
 def _faster_segmentation_parts() -> dict[type, type]:
