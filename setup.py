@@ -53,13 +53,15 @@ FAST = [bounded('faster-coco-eval')]
 HUB = [bounded('huggingface_hub')]
 # What files of Keras are read and written with.
 KERAS = [bounded('h5py')]
+# Images of any size by windows, of any number of channels, and with a georeference.
+LARGE = [bounded('rasterio')]
 # scikit-learn ships the images that the sample data are made of.
 ALL = [*dict.fromkeys([*DET, *SEG]), bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
 DOCS = ('Sphinx', 'myst-parser', 'pydata-sphinx-theme')
-DEV = [*ALL, *FAST, *HUB, *KERAS, *map(bounded, (*TESTS, *LINT, *DOCS))]
+DEV = [*ALL, *FAST, *HUB, *KERAS, *LARGE, *map(bounded, (*TESTS, *LINT, *DOCS))]
 
 
 NOT_SHIPPED = shutil.ignore_patterns('__*')
@@ -114,6 +116,7 @@ setup(
         'fast': FAST,
         'hub': HUB,
         'keras': KERAS,
+        'large': LARGE,
         'all': ALL,
         'dev': DEV,
     },

@@ -145,6 +145,7 @@ class TiffFile:
         return not (
             named & {'palette', 'cyan', 'magenta', 'yellow', 'black'}
             or tags.get('MINISWHITE') == 'YES'
+            or tags.get('SOURCE_COLOR_SPACE') == 'CMYK'
             or 'NBITS' in of_band
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from .geotiff import Georeference, TiffFile, has_rasterio, is_tiff, open_tiff
-from .images import ANY_CHANNELS, UnreadableFileError, read_image, reason
+from .images import ANY_CHANNELS, PILLOWS_LIMIT_LIFTED, UnreadableFileError, read_image, reason
 
 ORIENTATION = 0x0112  # the tag of a picture that was taken with a turned camera
 
@@ -121,7 +121,7 @@ def _reads_alike(tiff: TiffFile, path: Path, flag: str, backend: str | None) -> 
 
 def _is_turned(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with PILLOWS_LIMIT_LIFTED, Image.open(path) as image:  # which reads the header only
             return image.getexif().get(ORIENTATION, 1) != 1
     except (OSError, ValueError):
         return False
