@@ -31,7 +31,7 @@ from .repair_label_maps import plan_maps
 from .sources import Source, build_sources
 
 LIST = 'changes.json'  # the file with every change
-# What mmengine takes for lists and texts in a value of --cfg-options.
+# What mmengine takes for lists and texts in a value of --cfg-options; it leaves out spaces, too.
 SPECIAL = ',[]()\'"'
 
 
@@ -192,10 +192,10 @@ def _option(out: Path, name: str) -> str:
         ValueError: ``--cfg-options`` would read it as something else.
     """
     path = str(out / name)
-    if any(character in SPECIAL for character in path):
+    if any(character.isspace() or character in SPECIAL for character in path):
         raise ValueError(
-            f'expected names of folders and files without {" ".join(SPECIAL)}, which --cfg-options '
-            f'takes for lists, got {path!r}; rename them, or use a link of another name'
+            f'expected names of folders and files without spaces and {" ".join(SPECIAL)}, which '
+            f'--cfg-options does not keep, got {path!r}; rename them, or use a link of another name'
         )
     return path
 

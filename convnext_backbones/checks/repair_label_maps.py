@@ -149,10 +149,13 @@ def plan_maps(source: Source, log: Log) -> MapRepair | None:
         repair.by_color = _color_table(source, readable.values())
         colors = {color for fact in in_color for color in fact.colors or ()}
         unknown = colors - {*repair.by_color}
-        if unknown and any(fact.values is None for fact in in_color):
+        all_gray = all(fact.values is not None for fact in in_color)
+        if unknown and not all_gray:
             log.leave(COLORS_OF_NO_CLASS.format(first_names(map(_rgb, sorted(unknown)))))
             return None
-        repair.by_color = {} if unknown else repair.by_color
+        # Black and white alone are labels rather than void.
+        if unknown or (all_gray and {repair.by_color[color] for color in colors} == {UNLABELED}):
+            repair.by_color = {}
     _decide(repair, readable, source, log)
     suffix = source.dataset.seg_map_suffix.lower()
     if repair.kinds and not suffix.endswith(LOSSLESS):

@@ -22,7 +22,6 @@ VARIANTS = {
     'no iscrowd': dict(iscrowd=ABSENT),
     'iscrowd of null': dict(iscrowd=None),
     'a crowd': dict(iscrowd=1),
-    'id of text': dict(id='x'),
     'no segmentation': dict(segmentation=ABSENT),
     'null': dict(segmentation=None),
     'text': dict(segmentation='abc'),
@@ -100,6 +99,33 @@ def test_an_annotation_of_the_id_0_counts_as_missed(coco, tmp_path):
     assert evaluate(CocoMetric, path, 'bbox', content['images'], tmp_path) < 0.6
     (finding,) = findings_on(coco, path, 'bbox', 'CocoMetric')
     assert finding.level == WARNING and finding.examples == ('annotation 0',)
+
+
+@pytest.mark.parametrize('number', [-1, 10**30, 'x'])
+def test_annotation_ids_with_which_the_fast_evaluation_counts_wrongly(number, coco, tmp_path):
+    content = broken(coco.content['val'], dict(id=number))
+    path = tmp_path / 'broken.json'
+    path.write_text(json.dumps(content))
+    assert evaluate(FastCocoMetric, path, 'bbox', content['images'], tmp_path) < 0.6
+    (finding,) = findings_on(coco, path, 'bbox', 'FastCocoMetric')
+    assert finding.examples == (f'annotation {number}',)
+    is_text = isinstance(number, str)
+    assert bool(findings_on(coco, path, 'bbox', 'CocoMetric')) == is_text
+
+
+@pytest.mark.parametrize('key', ['images', 'categories'])
+def test_text_as_id_of_images_and_categories(key, coco, tmp_path):
+    content = copy.deepcopy(coco.content['val'])
+    reference = dict(images='image_id', categories='category_id')[key]
+    for entry in content[key]:
+        entry['id'] = str(entry['id'])
+    for entry in content['annotations']:
+        entry[reference] = str(entry[reference])
+    path = tmp_path / 'broken.json'
+    path.write_text(json.dumps(content))
+    (finding,) = findings_on(coco, path, 'bbox', 'FastCocoMetric')
+    assert finding.level == ERROR and finding.count == len(content[key])
+    assert not findings_on(coco, path, 'bbox', 'CocoMetric')
 
 
 def test_sizes_that_are_no_integers(coco, tmp_path):
