@@ -203,8 +203,8 @@ def _reason(
         ]
         if missing:
             notes.append(
-                f'{plural(len(missing), "image")} of {len(file.images)} in {source.name} are not '
-                f'in this folder and are left out: {first_names(missing)}.'
+                f'Left out, as they are not in this folder: {plural(len(missing), "image")} of '
+                f'{len(file.images)} in {source.name}: {first_names(missing)}.'
             )
             reasons['images are listed that are not there'] = None
         elif not source.is_literal:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io.label_maps import encode_label_map
+from ..io.wording import first_names
 from .class_files import find_classes
 from .found import Found, Split, in_order
 from .label_pairs import Part, endings, is_whole
@@ -131,30 +132,39 @@ def _convert(
     out: Path, tree: Tree, parts: Mapping[str, Part], labels: Labels, found: Found
 ) -> Found:
     """Write label maps and lists of names; images, and maps that may stay, stay where they are."""
-    renamed = endings(parts.values()) is None
-    splits, strange, notes = {}, 0, found.notes
+    written = labels.table is not None or endings(parts.values()) is None
+    splits: dict[str, Split] = {}
+    strange, unreadable = 0, []
     for split, part in parts.items():
         names = [
             image.removesuffix(found.image_suffix) if found.image_suffix else image
             for image, _ in part.pairs
         ]
-        folder = tree.path(part.labels)
-        if labels.table is not None or renamed:
-            folder = out / 'labels' / (split if len(parts) > 1 else '')
+        folder, kept = tree.path(part.labels), names
+        if written:
+            folder, kept = out / 'labels' / (split if len(parts) > 1 else ''), []
             for name, path in zip(names, part.label_paths(), strict=True):
-                strange += _write(tree.path(path), folder / f'{name}.png', labels)
+                try:
+                    strange += _write(tree.path(path), folder / f'{name}.png', labels)
+                except ValueError as error:
+                    unreadable.append(str(error))
+                else:
+                    kept.append(name)
         list_file = tree.path(part.list_file) if part.list_file else out / f'{split}.txt'
-        if part.list_file is None:
-            write_names(list_file, names)
-        splits[split] = Split(tree.path(part.images), folder, len(names), list_file)
+        if part.list_file is None or len(kept) < len(names):
+            list_file = out / f'{split}.txt'
+            write_names(list_file, kept)
+        if kept:
+            splits[split] = Split(tree.path(part.images), folder, len(kept), list_file)
+    notes = [*found.notes]
     if strange:
-        notes = (
-            *notes,
-            f'{plural(strange, "label map")} had values that no class has: they became 255.',
-        )
-    written = labels.table is not None or renamed
+        where = plural(strange, 'label map')
+        notes.append(f'Values that no class has became 255, unlabeled, in {where}.')
+    if unreadable:
+        where = plural(len(unreadable), 'label map')
+        notes.append(f'Left out, as they cannot be read: {where}: {first_names(unreadable, 1)}.')
     suffix = '.png' if written else found.label_suffix
-    return replace(found, splits=in_order(splits), label_suffix=suffix, notes=notes)
+    return replace(found, splits=in_order(splits), label_suffix=suffix, notes=tuple(notes))
 
 
 def _write(source: Path, target: Path, labels: Labels) -> bool:

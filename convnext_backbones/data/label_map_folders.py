@@ -66,12 +66,12 @@ def find_cityscapes(tree: Tree, notes: list[str]) -> Found | None:
                 tuple((name + CITY_IMAGE, name + CITY_MAPS.format(own)) for name in kinds[own]),
             )
         if len(kinds[own]) < len(listed):
-            notes.append(
-                f'{plural(len(listed) - len(kinds[own]), "image")} of {split} have no map.'
-            )
+            missing = plural(len(listed) - len(kinds[own]), 'image')
+            notes.append(f'Left out, without a label map: {missing} of {split}.')
     if not parts:
         return None
-    notes.append('The test part of Cityscapes has no labels and is left aside.')
+    if join(folder, 'test') in tree.folders:
+        notes.append('The test part of Cityscapes has no labels and is left aside.')
     trained = {value: number for number, value in enumerate(CITY_IDS)}
     table = {value: trained.get(value, UNLABELED) for value in range(CITY_END)}
     named = Named('CityscapesDataset', table if kind == 'Ids' else None)
@@ -223,14 +223,14 @@ def _note_rest(part: Part, images: Sequence[str], labels: Sequence[str], notes: 
     """Note the images without a label map, and the reverse."""
     paired = {image for image, _ in part.pairs}, {label for _, label in part.pairs}
     for what, other, names, known in (
-        ('image', 'label map', images, paired[0]),
-        ('label map', 'image', labels, paired[1]),
+        ('image', 'a label map', images, paired[0]),
+        ('label map', 'an image', labels, paired[1]),
     ):
         alone = [name for name in names if name not in known]
         if alone:
             notes.append(
-                f'{plural(len(alone), what)} of {part.images if what == "image" else part.labels} '
-                f'without {other} are left out: {first_names(alone)}.'
+                f'Left out, without {other}: {plural(len(alone), what)} of '
+                f'{part.images if what == "image" else part.labels}: {first_names(alone)}.'
             )
 
 
@@ -277,7 +277,7 @@ def _by_lists(tree: Tree, whole: Part, folder: str, notes: list[str]) -> dict[st
         parts[split] = part
         if missing:
             notes.append(
-                f'{plural(len(missing), "name")} of {path} have no image with a label map: '
+                f'Without an image and a label map: {plural(len(missing), "name")} of {path}: '
                 f'{first_names(missing)}.'
             )
     if parts and 'train' not in parts:

@@ -12,7 +12,7 @@ from PIL import Image
 from ..io.images import read_image
 from ..io.wording import first_names
 from .class_files import ClassList, Color, is_void
-from .tree import Tree, plural, spread
+from .tree import Tree, spread
 
 SAMPLE = 200  # label maps whose values are looked at
 MOST_COLORS = 64  # of label maps without a file that names them; more are blurred edges or photos
@@ -107,7 +107,7 @@ def look(tree: Tree, names: Sequence[str], notes: list[str]) -> Values | None:
     seen = _look([tree.path(name) for name in sample], unreadable)
     if unreadable:
         notes.append(
-            f'{plural(len(unreadable), "label map")} of those opened cannot be read: '
+            f'Label maps that cannot be read: {len(unreadable)} of {len(sample)} that were opened, '
             f'{first_names(unreadable, 1)}.'
         )
     if seen is not None and seen.through_palette:
@@ -237,8 +237,8 @@ def _decide_colors(
         strange = [_spelled(value) for value in seen.values if value not in colors]
         if strange:
             notes.append(
-                f'{plural(len(strange), "color")} of the label maps are not in {known.source} and '
-                f'become 255, unlabeled: {first_names(strange)}.'
+                f'Colors that are not in {known.source} become 255, unlabeled: '
+                f'{first_names(strange)}.'
             )
         void = [name for name in known.names.values() if is_void(name)]
         if void:

@@ -32,11 +32,7 @@ def prepare(found: Found, out: Path, val_share: float = 0.2) -> Found:
         ValueError: There are no data to train with, or too few to divide, or they cannot be
             converted.
     """
-    if 'train' not in found.splits:
-        raise ValueError(
-            f'expected data to train with in {str(found.root)!r}, found only '
-            f'{" and ".join(found.splits)}; rename this part to train'
-        )
+    _refuse_without_training(found)
     if not 0 < val_share < 1:
         raise ValueError(f'expected val_share to be between 0 and 1, got {val_share}')
     if 'val' in found.splits and found.converter is None:
@@ -53,6 +49,7 @@ def prepare(found: Found, out: Path, val_share: float = 0.2) -> Found:
     try:
         if found.converter is not None:
             found = _converted(found, found.converter(temporary))
+            _refuse_without_training(found)  # nothing of the part could be read
         if 'val' not in found.splits:
             found = _divide(found, temporary, val_share)
         temporary.rename(out)
@@ -61,6 +58,16 @@ def prepare(found: Found, out: Path, val_share: float = 0.2) -> Found:
         raise
     splits = {name: _moved(split, temporary, out) for name, split in found.splits.items()}
     return replace(found, splits=in_order(splits), convert='', converter=None)
+
+
+def _refuse_without_training(found: Found) -> None:
+    """Raise ValueError if there is no part to train with."""
+    if 'train' not in found.splits:
+        parts = ' and '.join(found.splits) or 'nothing that can be read'
+        raise ValueError(
+            f'expected data to train with in {str(found.root)!r}, found only {parts}; name the part '
+            'to train with train'
+        )
 
 
 def _converted(before: Found, after: Found) -> Found:

@@ -46,13 +46,13 @@ def find_voc_xml(tree: Tree, notes: list[str]) -> Found | None:
     boxes, unmatched, unreadable = _read_all(tree, files)
     if unreadable:
         notes.append(
-            f'{plural(len(unreadable), "XML file")} of {len(files)} are no annotations of VOC and '
-            f'are left aside: {first_names(unreadable, 1)}.'
+            f'Left aside, as they are no annotations of VOC: '
+            f'{plural(len(unreadable), "XML file")} of {len(files)}: {first_names(unreadable, 1)}.'
         )
     if unmatched:
         notes.append(
-            f'{plural(len(unmatched), "XML file")} have no image in this folder: '
-            f'{first_names(unmatched)}.'
+            f'Left aside, without an image in this folder: '
+            f'{plural(len(unmatched), "XML file")}: {first_names(unmatched)}.'
         )
     if not boxes:
         return None
@@ -65,8 +65,8 @@ def find_voc_xml(tree: Tree, notes: list[str]) -> Found | None:
     difficult = sum(box.difficult for own in boxes.values() for box in own)
     if difficult:
         notes.append(
-            f'{plural(difficult, "object")} of {used.total():,} are marked difficult: as crowds '
-            '(iscrowd 1), they are neither trained nor counted as missed, as VOC evaluates them.'
+            f'Marked difficult: {plural(difficult, "object")} of {used.total():,}. As crowds '
+            '(iscrowd 1) they are neither trained nor counted as missed, as VOC evaluates them.'
         )
     corners = [box.corners for own in boxes.values() for box in own]
     first = 0 if any(min(corner[:2]) < 1 for corner in corners) else 1
@@ -186,7 +186,7 @@ def _divide(tree: Tree, images: Sequence[str], notes: list[str]) -> dict[str, li
     if by_folder:
         if undivided:
             notes.append(
-                f'{plural(len(undivided), "image")} are left aside: their folder says no part: '
+                f'Left aside, as their folder says no part: {plural(len(undivided), "image")}: '
                 f'{first_names(undivided)}.'
             )
         return {split: by_folder[split] for split in SPLITS if split in by_folder}
@@ -212,7 +212,7 @@ def _divide(tree: Tree, images: Sequence[str], notes: list[str]) -> dict[str, li
         if len(found) < len(listed):
             missing = [key for key in listed if key not in by_stem]
             notes.append(
-                f'{plural(len(missing), "name")} of {name} have no image with an XML file: '
+                f'Without an image and an XML file: {plural(len(missing), "name")} of {name}: '
                 f'{first_names(missing)}.'
             )
         if found:

@@ -365,3 +365,11 @@ def test_nothing_at_all(tmp_path):
     draw(tmp_path / 'data/a.jpg')
     with pytest.raises(ValueError, match='found 1 image, 0 JSON files'):
         find_data(tmp_path / 'data')
+
+
+def test_maps_that_cannot_be_read_are_left_out_of_what_is_written(folder):
+    simple(folder, 0, 255)
+    (folder / 'labels/c.png').write_bytes(b'no image')
+    found = ready(folder)
+    assert sum(split.number for split in found.splits.values()) == 3 and is_clean(found)
+    assert any('Left out, as they cannot be read: 1 label map' in note for note in found.notes)

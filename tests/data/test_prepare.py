@@ -107,7 +107,7 @@ def test_without_a_part_to_train_with_nothing_is_written(parts, tmp_path):
         (folder / f'{split}.json').unlink()
     found = find_data(folder)
     assert any('No part is for training' in note for note in found.notes)
-    with pytest.raises(ValueError, match=f'only {" and ".join(parts)}; rename this part to train'):
+    with pytest.raises(ValueError, match=f'only {" and ".join(parts)}; name the part'):
         prepare(found, tmp_path / 'ready')
 
 

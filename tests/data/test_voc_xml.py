@@ -47,7 +47,7 @@ def test_boxes_that_begin_at_zero_count_from_zero(tmp_path):
 
 
 def test_difficult_objects_are_said(folder):
-    assert any('6 objects of 12 are marked difficult' in note for note in find_data(folder).notes)
+    assert any('Marked difficult: 6 objects of 12.' in note for note in find_data(folder).notes)
 
 
 def test_parts_of_objects_are_no_objects(folder):
@@ -114,7 +114,7 @@ def test_files_that_are_none_of_voc_are_said(folder):
     write(folder / 'Annotations/bomb.xml', BOMB)
     write(folder / 'config.xml', '<settings/>')
     notes = '\n'.join(find_data(folder).notes)
-    assert '2 XML files of 8 are no annotations of VOC' in notes
+    assert 'no annotations of VOC: 2 XML files of 8: ' in notes
 
 
 @pytest.mark.parametrize(
