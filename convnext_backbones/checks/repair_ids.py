@@ -131,7 +131,7 @@ def without_repetitions(annotations: list[dict], images: set[int], log: Log) -> 
     seen = set()
     remaining = []
     for annotation in annotations:
-        if annotation.get('image_id') in images:
+        if is_id(annotation.get('image_id')) and annotation['image_id'] in images:
             content = [annotation.get(key) for key in ('category_id', 'bbox', 'segmentation')]
             text = f'{annotation["image_id"]} {json.dumps(content)}'
             if text in seen:

@@ -16,6 +16,7 @@ from PIL import Image
 from ..io.images import PILLOWS_LIMIT_LIFTED
 from .coco_annotations import SLACK, are_finite
 from .repair_changes import Log
+from .repair_ids import is_id
 from .sources import (
     ORIENTATION,
     QUARTER_TURNS,
@@ -223,7 +224,7 @@ def _reaches(annotations: Iterable[dict], images: set[int]) -> Mapping[int, Reac
     reaches: dict[int, Reach] = defaultdict(lambda: (0.0, 0.0))
     for annotation in annotations:
         key = annotation.get('image_id')
-        if key not in images:
+        if not is_id(key) or key not in images:
             continue
         right, down = reaches[key]
         box, segmentation = annotation.get('bbox'), annotation.get('segmentation')

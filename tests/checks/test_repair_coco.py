@@ -4,10 +4,13 @@ import copy
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmdet.evaluation.metrics import CocoMetric
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
+from support.bad_input import json_files
 from support.coco_variants import (
     SQUARE,
     TEXTS,
@@ -21,7 +24,10 @@ from support.datasets import SPLITS, check_files, draw
 
 from convnext_backbones.checks import sources
 from convnext_backbones.checks.findings import ERROR
-from convnext_backbones.checks.repair import LIST, repair_data
+from convnext_backbones.checks.repair import LIST, Repair, repair_data
+from convnext_backbones.checks.repair_changes import Log, as_lines
+from convnext_backbones.checks.repair_coco import repair_coco
+from convnext_backbones.checks.sources import build_sources
 from convnext_backbones.evaluation.fast_coco import FastCocoMetric
 
 # What is done to the training file, by the beginning of the kind of each change or of what is left.
@@ -361,3 +367,24 @@ def test_letters_of_all_kinds_remain(coco, tmp_path):
     del coco.train['annotations'][0]['iscrowd']
     content, _ = repaired(coco, tmp_path)
     assert content['info'] == coco.train['info']
+
+
+def test_bad_input_is_repaired_or_left(coco, tmp_path):
+    """And what is written is JSON that needs no repair."""
+    source = next(iter(build_sources(coco.config(), ['train'])[0]))
+    path = coco.folder / 'train.json'
+
+    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @given(json_files(coco.train), st.booleans(), st.booleans())
+    def check(text, masks, thorough):
+        path.write_bytes(text)
+        log, again = Log(str(path)), Log(str(path))
+        repaired = repair_coco(str(path), source, masks, thorough, log)
+        lines = [*as_lines(log.changes, 'fixed'), *as_lines(log.left, 'left')]
+        assert all(line.isprintable() for line in lines), 'one line each'
+        json.dumps(Repair(Config(), logs=[log]).as_data(), allow_nan=False)
+        if repaired is not None:
+            path.write_text(repaired)
+            assert repair_coco(str(path), source, masks, thorough, again) is None
+
+    check()
