@@ -41,6 +41,18 @@ def test_the_stem_is_adapted_to_other_channels(
         assert torch.allclose(ours.sum(1), rgb.sum(1), atol=1e-6)
 
 
+def test_a_network_for_gray_images_computes_what_the_one_for_rgb_does(classifier, miniature, save):
+    """Mean and std have to be the same for all channels, as they are for a gray image."""
+    path = save(classifier)
+    rgb, gray = ConvNeXt(miniature), ConvNeXt(miniature, in_chans=1)
+    for net in (rgb, gray):
+        load_weights(net, path)
+        net.eval()
+    image = torch.randn(1, 1, 64, 64)
+    for one, other in zip(rgb(image.expand(-1, 3, -1, -1)), gray(image), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
+
+
 def test_adapted_stems_repeat_in_turn():
     weight = torch.arange(3.0).reshape(1, 3, 1, 1)
     assert adapt_stem(weight, 6).flatten().tolist() == [0, 0.5, 1, 0, 0.5, 1]
