@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .tree import Tree, folder_of, join, suffix
+from .tree import IMAGE_SUFFIXES, Tree, folder_of, join, suffix
 
 MOST_BYTES = 1_000_000  # of a file of classes
 SUFFIXES = ('.txt', '.csv', '.names', '.json', '.yaml', '.yml', '')
@@ -151,6 +151,8 @@ def read_lines(source: str, text: str) -> ClassList | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not all(line.isprintable() and len(line) < 100 for line in lines):
         return None
+    if any(suffix(word) in IMAGE_SUFFIXES for line in lines for word in line.split()):
+        return None  # a list of images
     numbered = [re.fullmatch(r'(\d{1,3})\s*[:,\t ]\s*(\D.*)', line) for line in lines]
     if lines and all(numbered):
         return ClassList(source, {int(match[1]): match[2].strip() for match in numbered if match})

@@ -18,9 +18,10 @@ MOST_LIST_BYTES = 50_000_000
 MOST_FOLDERS = 300  # of label maps that are compared with all folders of images
 # Words, and beginnings and ends of words, in the names of folders of label maps.
 LABEL_WORDS = re.compile(
-    '(gts?|ground|truth|groundtruth|seg|segmentations?|segmentationclass(aug)?|targets?|anns?|lbls?)'
+    '(gts?|truth|groundtruth|seg|segmentations?|segmentationclass(aug)?|targets?|anns?|lbls?)'
 )
 LABEL_ENDS = re.compile('(labels?|labelmaps?|masks?|annots?|annotations?)$|^(labell?ed)')
+IMAGE_WORDS = re.compile('(jpeg)?images?|imgs?|photos?|pictures?|rgb|raw')
 # Maps of something else that lie beside label maps.
 OTHER_MAPS = re.compile('object|colou?r|vis|overlay|instance|panoptic|depth', re.I)
 NO_MAPS = re.compile('instance|panoptic|depth', re.I)  # not even where there are no others
@@ -154,11 +155,13 @@ def _maps(tree: Tree, folder: str) -> list[str]:
 
 
 def _is_label_folder(folder: str) -> bool:
-    """Whether the names of a folder and those above it say that it holds label maps."""
-    for part in folder.split('/'):
+    """Whether the names of a folder and those above it, the last first, say label maps."""
+    for part in reversed(folder.split('/')):
         words = re.findall('[a-z]+', part.lower())
         if any(LABEL_WORDS.fullmatch(word) or LABEL_ENDS.search(word) for word in words):
             return True
+        if any(IMAGE_WORDS.fullmatch(word) for word in words):
+            break
     return False
 
 

@@ -65,8 +65,8 @@ def _refuse_without_training(found: Found) -> None:
     if 'train' not in found.splits:
         parts = ' and '.join(found.splits) or 'nothing that can be read'
         raise ValueError(
-            f'expected data to train with in {str(found.root)!r}, found only {parts}; name the part '
-            'to train with train'
+            f'expected data to train with in {str(found.root)!r}, found only {parts}; name the '
+            'part to train with train'
         )
 
 

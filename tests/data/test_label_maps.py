@@ -297,6 +297,20 @@ def test_folders_below_the_parts(folder):
     assert not found.convert and is_clean(found)
 
 
+def test_a_folder_of_images_below_one_with_the_name_of_label_maps(folder):
+    pairs(folder / 'masks/images', folder / 'masks/labels', NAMES, 0, 1)
+    found = find_data(folder)
+    assert (
+        found.splits['train'].images == folder / 'masks/images'
+        and found.splits['train'].number == 4
+    )
+
+
+def test_a_list_of_images_names_no_classes(folder):
+    write(simple(folder, 0, 1) / 'labels.txt', 'images/a.jpg cat\nimages/b.jpg dog\n')
+    assert find_data(folder).classes == ('class 0', 'class 1')
+
+
 def test_lists_with_names_that_are_not_there(tmp_path):
     folder = folders.voc_maps(tmp_path / 'data')
     path = folder / 'ImageSets/Segmentation/train.txt'

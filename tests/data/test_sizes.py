@@ -1,6 +1,7 @@
 """Sizes, channels and depth from headers, and how folders are listed."""
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -80,8 +81,6 @@ def test_a_header_of_a_huge_image_is_read_without_its_pixels(tmp_path):
     Image.new('1', (1, 1)).save(path)
     content = bytearray(path.read_bytes())
     content[16:24] = struct.pack('>II', 100_000, 100_000)
-    import zlib
-
     content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
     path.write_bytes(content)
     assert read_header(path).width == 100_000

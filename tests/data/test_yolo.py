@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 from support import folders
 from support.datasets import HEIGHT, WIDTH
 from support.folders import images, write
@@ -106,8 +107,6 @@ def test_key_points_are_left_out(folder):
 
 
 def test_exif_turns_an_image_as_yolo_does(folder):
-    from PIL import Image
-
     path = folder / 'images/train/train0.jpg'
     exif = Image.Exif()
     exif[0x0112] = 6
