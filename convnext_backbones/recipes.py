@@ -6,11 +6,14 @@ autoencoding; stochastic depth and decay of base are that project's, the others 
 ranges. All other rows are the authors' recipes for ConvNeXt V1 of that size, with other weights,
 because nothing is published. Each file in ``configs/convnextv2`` and ``configs/dinov3`` joins a row
 with its bases.
+
+``HEAD_RECIPES`` puts a ConvNeXt below other heads of mmdet and mmseg, whose files are in
+``configs/heads``.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .experiments import EXPERIMENTS, LETTERS, Recipe, describe, entries
@@ -83,12 +86,79 @@ def _dinov3_recipes() -> dict[str, Recipe]:
 RECIPES: dict[str, Recipe] = {**_v2_recipes(), **_dinov3_recipes()}
 
 
+@dataclass(frozen=True)
+class HeadRecipe:
+    """A head of mmdet or mmseg over a ConvNeXt.
+
+    Attributes:
+        head: Its short name in ``convnext_backbones.config.heads``.
+        method: Its name in words.
+        arch: As in :class:`Recipe`, and so the following.
+        pretraining: Data set that the backbone was trained on.
+        weights: Initial weights of the backbone.
+        input_shape: Height and width of the image that multiply-adds are counted for.
+    """
+
+    head: str
+    method: str
+    arch: str
+    pretraining: str
+    weights: str
+    input_shape: tuple[int, int]
+
+
+COCO, COCO_SQUARE, ADE20K = (800, 1280), (640, 640), (512, 2048)
+HEADS = {
+    'faster_rcnn': ('Faster R-CNN', COCO),
+    'retinanet': ('RetinaNet', COCO),
+    'fcos': ('FCOS', COCO),
+    'htc': ('HTC without its semantic branch', COCO),
+    'rtmdet': ('RTMDet', COCO_SQUARE),
+    'rtmdet_ins': ('RTMDet-Ins', COCO_SQUARE),
+    'dino': ('DINO', COCO),
+    'mask2former_instance': ('Mask2Former, instances', COCO),
+    'mask2former_panoptic': ('Mask2Former, panoptic', COCO),
+    'mask2former_semantic': ('Mask2Former, semantic', ADE20K),
+    'pspnet': ('PSPNet', ADE20K),
+    'deeplabv3plus': ('DeepLabV3+', ADE20K),
+    'segformer': ("SegFormer's head", ADE20K),
+    'knet': ('K-Net', ADE20K),
+}
+# What is usual with DINOv3.
+DINOV3_HEADS = (
+    ('dino', 'tiny', 't'),
+    ('dino', 'base', 'b'),
+    ('mask2former_instance', 'base', 'b'),
+    ('mask2former_semantic', 'base', 'b'),
+)
+
+
+def _head_recipes() -> dict[str, HeadRecipe]:
+    recipes = {}
+    for head, (method, shape) in HEADS.items():
+        recipes[f'{head}_convnext_t'] = HeadRecipe(
+            head, method, 'tiny', 'ImageNet-1K', 'convnext_tiny_1k_224', shape
+        )
+    for head, arch, letter in DINOV3_HEADS:
+        method, shape = HEADS[head]
+        weights = f'timm/convnext_{arch}.dinov3_lvd1689m'
+        recipes[f'{head}_dinov3_convnext_{letter}'] = HeadRecipe(
+            head, method, arch, 'LVD-1689M', weights, shape
+        )
+    return recipes
+
+
+HEAD_RECIPES: dict[str, HeadRecipe] = _head_recipes()
+
+
 def config_of(name: str) -> str:
     """Return the path of the config of a recipe below ``configs``.
 
     Raises:
         ValueError: There is no such recipe.
     """
+    if name in HEAD_RECIPES:
+        return f'heads/{name}.py'
     return f'{"convnextv2" if _find(name).use_grn else "dinov3"}/{name}.py'
 
 
@@ -113,6 +183,20 @@ def summary(name: str) -> str:
     if one.weights.endswith('fcmae'):
         numbers += ', trained on large-scale jitter of 1024 x 1024'
     return f'{one.method}, {backbone}; a recipe of ours, not measured\n{numbers}'
+
+
+def head_summary(name: str) -> str:
+    """Return the first line of a config in ``configs/heads``, as a comment: its row of the table.
+
+    Raises:
+        ValueError: There is no such recipe.
+    """
+    if name not in HEAD_RECIPES:
+        raise ValueError(f'expected one of {", ".join(HEAD_RECIPES)}, got {name!r}')
+    one = HEAD_RECIPES[name]
+    family = DINOV3 if 'dinov3' in name else 'ConvNeXt'
+    backbone = f'{family}-{LETTERS[one.arch]} ({one.pretraining})'
+    return f'{one.method}, {backbone}; a recipe of ours, not measured'
 
 
 def _find(name: str) -> Recipe:

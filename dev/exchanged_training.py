@@ -118,7 +118,15 @@ ARCH = dict(depths=[1, 1, 1, 1], dims=[16, 32, 64, 128])
 CLASSES = ('first', 'second', 'third')
 SIZE = 96  # of the images, in pixels
 TOLERANCE = 1e-4  # of the largest value of a raw output
-FEW = dict(num=32, max_per_img=20, nms_pre=100, num_queries=20, num_proposals=20, num_points=112)
+FEW = dict(
+    num=32,
+    max_per_img=20,
+    max_per_image=20,
+    nms_pre=100,
+    num_queries=20,
+    num_proposals=20,
+    num_points=112,
+)
 
 
 @dataclass(frozen=True)
@@ -268,7 +276,8 @@ def segmentor_batch() -> dict[str, Any]:
     from mmseg.structures import SegDataSample
 
     numbers = torch.Generator().manual_seed(1)
-    shape = dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE), pad_shape=(SIZE, SIZE))
+    keys = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    shape = dict.fromkeys(keys, (SIZE, SIZE))
     images, samples = [], []
     for _ in range(2):
         coarse = torch.randint(0, len(CLASSES), (1, 8, 8), generator=numbers)

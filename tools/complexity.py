@@ -19,7 +19,7 @@ from convnext_backbones.benchmark.cost_report import FORMATS, render
 from convnext_backbones.benchmark.paper import CLASSIFIERS, COMPARATORS
 from convnext_backbones.experiments import EXPERIMENTS
 from convnext_backbones.io.files import write_atomically
-from convnext_backbones.recipes import RECIPES
+from convnext_backbones.recipes import HEAD_RECIPES, RECIPES
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 
@@ -31,7 +31,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='CONFIG',
-        help='config of a two-stage detector of mmdet or an encoder-decoder of mmseg, or a name: '
+        help='config of a detector of mmdet or an encoder-decoder of mmseg, or a name: '
         'upernet_convnext_t, mask_rcnn_convnextv2_b, swin_t (in all heads), convnext_tiny_384 '
         '(ImageNet)',
     )
@@ -43,6 +43,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--recipes', action='store_true', help='add our recipes of ConvNeXt V2 and DINOv3'
+    )
+    parser.add_argument(
+        '--heads', action='store_true', help='add our recipes with other heads, from configs/heads'
     )
     parser.add_argument(
         '--shape',
@@ -67,6 +70,7 @@ def list_models(args: argparse.Namespace) -> list[str]:
     models += COMPARATORS if args.comparators else []
     models += CLASSIFIERS if args.imagenet else []
     models += RECIPES if args.recipes else []
+    models += HEAD_RECIPES if args.heads else []
     return list(dict.fromkeys(models))
 
 

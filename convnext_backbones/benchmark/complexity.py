@@ -25,7 +25,7 @@ from ..config.loading import load_config
 from ..engine.build import WeightsOnMeta, build_on_meta
 from ..experiments import EXPERIMENTS
 from ..models.convnext import ConvNeXtClassifier
-from ..recipes import RECIPES, config_of
+from ..recipes import HEAD_RECIPES, RECIPES, config_of
 from .counting import MASKS, PROPOSALS, Part, count_parts, image_for
 from .paper import CLASSIFIERS, COMPARATORS, PAPER_MODELS, Comparator
 
@@ -90,11 +90,12 @@ def find_models(query: str) -> list[str]:
     Raises:
         ValueError: There is no such model.
     """
-    if query.endswith('.py') or query in PAPER_MODELS or query in RECIPES:
+    ours = {**RECIPES, **HEAD_RECIPES}
+    if query.endswith('.py') or query in PAPER_MODELS or query in ours:
         return [query]
     matches = [name for name in COMPARATORS if f'_{query}_' in f'{name}_']
     if not matches:
-        close = difflib.get_close_matches(query, [*PAPER_MODELS, *RECIPES], n=1, cutoff=0.4)
+        close = difflib.get_close_matches(query, [*PAPER_MODELS, *ours], n=1, cutoff=0.4)
         hint = f'did you mean {close[0]!r}?' if close else 'a config file ends with .py'
         raise ValueError(f'expected a config file or a model of the paper, got {query!r}; {hint}')
     return matches
@@ -117,7 +118,7 @@ def build_found(model: str, configs: Path) -> nn.Module:
         comparator = COMPARATORS[model]
         cfg = load_config(configs / f'{comparator.experiment}.py')
         return build_on_meta(replace_backbone(cfg, comparator.backbone))
-    if model in RECIPES:
+    if model in RECIPES or model in HEAD_RECIPES:
         return build_on_meta(load_config(configs / config_of(model)))
     return build_on_meta(load_config(configs / f'{model}.py' if model in EXPERIMENTS else model))
 
@@ -155,7 +156,8 @@ def measure(name: str, model: nn.Module, input_shape: tuple[int, int] | None = N
     """Measure the cost of a model, beside the paper's figures if it is one of its models.
 
     Args:
-        name: A key of :data:`~.paper.PAPER_MODELS` or ``RECIPES``, or any other name.
+        name: A key of :data:`~.paper.PAPER_MODELS`, ``RECIPES`` or ``HEAD_RECIPES``, or any other
+            name.
         model: On the meta device; see :func:`~.counting.count_parts`.
         input_shape: Height and width of the image; by default those of the table.
 
@@ -164,7 +166,7 @@ def measure(name: str, model: nn.Module, input_shape: tuple[int, int] | None = N
     """
     published = PAPER_MODELS.get(name)
     if input_shape is None:
-        sized = published or RECIPES.get(name)
+        sized = published or RECIPES.get(name) or HEAD_RECIPES.get(name)
         if sized is None:
             raise ValueError(
                 f'expected --shape H W for {name}, because the paper does not state its size; the '

@@ -6,13 +6,13 @@ them, so that any backbone is counted in full, attention included. It counts two
 multiply-add; this module and the paper count one.
 
 RoIAlign and NMS do not run on the meta device. Instead, the heads of a detector get regions of the
-size that their RoI extractor states, as many as the authors send through them.
+size that their RoI extractor states, as many as the authors send through them. Transformers that
+look at values run on the CPU, see :mod:`.counting_values`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,33 +20,22 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
+from .counting_values import Part, count_with_values, needs_values
 
 # Regions that the authors send through each box head and each mask head, in every cascade stage.
 PROPOSALS = 1000
 MASKS = 100
+# The parts of models that follow their necks.
+HEADS = ('roi_head', 'decode_head', 'bbox_head', 'mask_head', 'panoptic_head')
 Maps = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a model.
-
-    Attributes:
-        name: Name of the part.
-        params: Number of parameters.
-        macs: Multiply-adds for one image.
-    """
-
-    name: str
-    params: int
-    macs: int
 
 
 def count_parts(model: Any, input_shape: tuple[int, int]) -> tuple[Part, ...]:
     """Count the parameters and multiply-adds of a model, part by part, for one image.
 
     Args:
-        model: On the meta device: a two-stage detector of mmdet, an encoder-decoder of mmseg, or a
+        model: On the meta device: a detector of mmdet with RoI heads of the usual kinds, with heads
+            on maps, or with a transformer; an encoder-decoder of mmseg; or a
             :class:`~convnext_backbones.ConvNeXtClassifier`.
         input_shape: Height and width of the image.
 
@@ -58,18 +47,24 @@ def count_parts(model: Any, input_shape: tuple[int, int]) -> tuple[Part, ...]:
     """
     if isinstance(model, ConvNeXtClassifier):
         return tuple(_run_backbone(model, input_shape)[1])
-    heads = [name for name in ('roi_head', 'decode_head') if hasattr(model, name)]
+    heads = [name for name in HEADS if hasattr(model, name)]
     if not hasattr(model, 'backbone') or not heads:
         raise ValueError(
-            'expected a two-stage detector of mmdet or an encoder-decoder of mmseg, got '
+            'expected a detector of mmdet or an encoder-decoder of mmseg, got '
             f'{type(model).__name__}'
         )
     features, parts = _run_backbone(model.backbone, input_shape)
     if getattr(model, 'with_neck', False):
         features, part = _run('neck', model.neck, features)
         parts.append(part)
-    count_heads = _count_detection_heads if 'roi_head' in heads else _count_segmentation_heads
-    parts += count_heads(model, features)
+    if needs_values(model):
+        parts += count_with_values(model, features, input_shape)
+    elif 'roi_head' in heads:
+        parts += _count_detection_heads(model, features)
+    elif 'decode_head' in heads:
+        parts += _count_segmentation_heads(model, features)
+    else:
+        parts += [_run(name.replace('_', ' '), getattr(model, name), features)[1] for name in heads]
     uncounted = _parameters(model) - sum(part.params for part in parts)
     if uncounted:
         raise ValueError(
@@ -81,13 +76,18 @@ def count_parts(model: Any, input_shape: tuple[int, int]) -> tuple[Part, ...]:
 
 
 def _count_detection_heads(model: Any, features: Maps) -> list[Part]:
-    from mmdet.models.roi_heads import CascadeRoIHead, DynamicRoIHead, StandardRoIHead
+    from mmdet.models.roi_heads import (
+        CascadeRoIHead,
+        DynamicRoIHead,
+        HybridTaskCascadeRoIHead,
+        StandardRoIHead,
+    )
 
     parts = []
     if model.with_rpn:
         parts.append(_run('RPN head', model.rpn_head, features)[1])
     roi_head = model.roi_head
-    supported = (StandardRoIHead, CascadeRoIHead, DynamicRoIHead)
+    supported = (StandardRoIHead, CascadeRoIHead, DynamicRoIHead, HybridTaskCascadeRoIHead)
     if type(roi_head) not in supported:
         raise ValueError(
             f'expected an RoI head of type {", ".join(c.__name__ for c in supported)}, got '
@@ -99,6 +99,7 @@ def _count_detection_heads(model: Any, features: Maps) -> list[Part]:
     # The last stage of a ResNet, which detectors without FPN run on each region.
     shared_head = roi_head.shared_head if roi_head.with_shared_head else None
     shared_macs = 0
+    passed_on: list[Tensor] = []
     for name, heads, extractors, number in groups:
         heads, extractors = _as_list(heads), _as_list(extractors)
         for i, (head, extractor) in enumerate(zip(heads, extractors, strict=True)):
@@ -107,7 +108,10 @@ def _count_detection_heads(model: Any, features: Maps) -> list[Part]:
             if shared_head is not None:
                 regions, macs = _count(shared_head, regions)
                 shared_macs += macs['']
-            parts.append(_run(_numbered(name, i, heads), head, regions)[1])
+            output, part = _run(_numbered(name, i, heads), head, regions, *passed_on)
+            parts.append(part)
+            if type(head).__name__ == 'HTCMaskHead':  # the next one takes its maps, too
+                passed_on = output[1:]
     if shared_head is not None:
         parts.append(Part('shared head', _parameters(shared_head), shared_macs))
     return parts

@@ -117,7 +117,7 @@ def test_models_that_cannot_follow_are_named(monkeypatch):
     monkeypatch.setattr(classes, 'print_log', lambda text, **_: said.append(text))
     cfg = miniature('seg', Path(), length=1)
     cfg.classes = NAMES
-    loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * 11)
+    loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * 10 + [2.0])
     cfg.model.decode_head.loss_decode = [loss]
     with pytest.raises(ValueError, match='each of 3 classes, got 11 in UPerHead'):
         set_classes(cfg)
@@ -125,6 +125,68 @@ def test_models_that_cannot_follow_are_named(monkeypatch):
     set_classes(cfg)
     assert cfg.model.rpn_head.num_classes == 1
     assert 'no head of the model has num_classes' in said[0]
+
+
+def test_equal_weights_follow_the_number_of_classes():
+    cfg = Config(
+        dict(
+            default_scope='mmseg',
+            classes=NAMES,
+            model=dict(
+                type='EncoderDecoder',
+                decode_head=dict(
+                    type='Mask2FormerHead',
+                    num_classes=150,
+                    loss_cls=dict(type='CrossEntropyLoss', class_weight=[1.0] * 150 + [0.1]),
+                ),
+            ),
+        )
+    )
+    set_classes(cfg)
+    assert cfg.model.decode_head.loss_cls.class_weight == [1.0] * len(NAMES) + [0.1]
+
+
+def panoptic(**settings) -> Config:
+    counts = dict(num_things_classes=80, num_stuff_classes=53)
+    loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * 133 + [0.1])
+    model = dict(
+        type='Mask2Former',
+        panoptic_head=dict(type='Mask2FormerHead', **counts, loss_cls=loss),
+        panoptic_fusion_head=dict(type='MaskFormerFusionHead', **counts),
+        semantic_head=dict(type='FusedSemanticHead', num_classes=183),
+    )
+    dataset = dict(type='CocoPanopticDataset', pipeline=[])
+    return Config(
+        dict(
+            default_scope='mmdet',
+            model=model,
+            train_dataloader=dict(dataset=dataset),
+            classes=NAMES,
+            **settings,
+        )
+    )
+
+
+def test_panoptic_heads_tell_things_from_stuff():
+    cfg = panoptic(stuff_classes=NAMES[-1:])
+    set_classes(cfg)
+    things = len(NAMES) - 1
+    for head in (cfg.model.panoptic_head, cfg.model.panoptic_fusion_head):
+        assert (head.num_things_classes, head.num_stuff_classes) == (things, 1)
+    assert cfg.model.panoptic_head.loss_cls.class_weight == [1.0] * len(NAMES) + [0.1]
+    assert cfg.model.semantic_head.num_classes == 183  # of another data set
+    metainfo = cfg.train_dataloader.dataset.metainfo
+    assert metainfo['thing_classes'] == NAMES[:-1] and metainfo['stuff_classes'] == NAMES[-1:]
+    cfg = panoptic(stuff_classes=())
+    set_classes(cfg)
+    assert cfg.model.panoptic_head.num_things_classes == len(NAMES)
+
+
+def test_stuff_has_to_be_named_and_last():
+    with pytest.raises(ValueError, match='expected stuff_classes beside classes'):
+        set_classes(panoptic())
+    with pytest.raises(ValueError, match='expected stuff_classes to be the last names in classes'):
+        set_classes(panoptic(stuff_classes=NAMES[:1]))
 
 
 def test_a_detector_trains_and_is_evaluated_on_the_classes(tmp_path, monkeypatch):

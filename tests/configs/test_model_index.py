@@ -6,7 +6,7 @@ import pytest
 from modelindex.load_model_index import load
 
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.recipes import RECIPES, config_of
+from convnext_backbones.recipes import HEAD_RECIPES, RECIPES, config_of
 from convnext_backbones.weights.published import find_published
 from convnext_backbones.weights.zoo import PUBLISHED
 
@@ -21,12 +21,12 @@ def models() -> dict:
 
 
 def test_every_experiment_is_in_the_index(models):
-    assert list(models) == [*EXPERIMENTS, *RECIPES]
+    assert list(models) == [*EXPERIMENTS, *RECIPES, *HEAD_RECIPES]
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', [*RECIPES, *HEAD_RECIPES])
 def test_an_entry_of_ours_has_no_results(models, name):
-    model, recipe = models[name], RECIPES[name]
+    model, recipe = models[name], {**RECIPES, **HEAD_RECIPES}[name]
     assert model.config == f'configs/{config_of(name)}' and (ROOT / model.config).is_file()
     assert not model.results and not model.weights
     metadata = model.metadata.data
