@@ -2,12 +2,11 @@
 #   python tools/make_sample_data.py data/sample
 #   python tools/train.py configs/sample/upernet_convnext_sample.py
 _base_ = [
-    '../_base_/models/upernet.py',
+    '../_base_/models/upernet_small.py',
     '../_base_/schedules/sample.py',
     '../_base_/task_seg.py',
 ]
 
-dims = [32, 64, 128, 256]
 classes = ('background', *'0123456789')
 # Nine pixels in ten are background and would dominate the loss. It is therefore computed from the
 # pixels with the highest loss only, about as many as two to five digits and their rims have.
@@ -15,24 +14,8 @@ sampler = dict(type='OHEMPixelSampler', min_kept=3000)
 size = (160, 160)
 model = dict(
     data_preprocessor=dict(size=size),
-    backbone=dict(
-        _delete_=True,
-        type='ConvNeXt',
-        arch=dict(depths=[2, 2, 4, 2], dims=dims),
-        layer_scale_init_value=1.0,
-    ),
-    decode_head=dict(
-        in_channels=dims,
-        channels=64,
-        num_classes=len(classes),
-        sampler=sampler,
-    ),
-    auxiliary_head=dict(
-        in_channels=dims[2],
-        channels=64,
-        num_classes=len(classes),
-        sampler=sampler,
-    ),
+    decode_head=dict(num_classes=len(classes), sampler=sampler),
+    auxiliary_head=dict(num_classes=len(classes), sampler=sampler),
 )
 
 data_root = 'data/sample/ade20k/'

@@ -46,7 +46,9 @@ def write_config(
     say(summary(found))
     for note in found.notes:
         say(note)
-    name, head = choose_head(found, wishes.head)
+    name, head = choose_head(found, wishes)
+    if wishes.head not in (None, name):
+        say(f'without weights, {wishes.head} becomes {name}; --arch tiny keeps its size')
     found = _readable(found, prepared, say)
     plan = make_plan(found, name, head, wishes, this_machine())
     listed = needs_classes_file(plan)

@@ -13,7 +13,7 @@ from ..config.heads import Head
 from ..data.found import Found
 from ..inference.folder import IMAGE_SUFFIXES
 from ..io.statistics import channel_statistics
-from ..models.variants import Variant, resolve_variant
+from ..models.variants import DEFAULT_VARIANT, Variant, resolve_variant
 from ..weights.published import find_published
 from .machine import Machine
 from .sizes import CPU_LIMITS, GPU_LIMITS, Sizes, detector_sizes, given_sizes, segmentor_sizes
@@ -21,6 +21,9 @@ from .sizes import CPU_LIMITS, GPU_LIMITS, Sizes, detector_sizes, given_sizes, s
 DEFAULT_WEIGHTS, FROM_SCRATCH = 'convnext_tiny_1k_224', 'none'
 # Heads that suit what the data have, where the user names none.
 MASK_HEAD, BOX_HEAD, MAP_HEAD = 'mask_rcnn', 'faster_rcnn', 'upernet'
+# What a head becomes without weights, unless the user names a size: a small network learns sooner.
+SMALL_HEADS = {MASK_HEAD: 'mask_rcnn_small', MAP_HEAD: 'upernet_small'}
+FROM_SCRATCH_LR = 1e-3
 # Images that a training sees, and bounds of its epochs. A training from pretrained weights needs
 # few; one on a CPU has to end on the same day.
 SEEN = {'pretrained on a GPU': 40_000, 'pretrained on a CPU': 4_000}
@@ -84,15 +87,18 @@ class Plan:
         return max(1, min(500, iterations // 10))
 
 
-def choose_head(found: Found, name: str | None) -> tuple[str, Head]:
+def choose_head(found: Found, wishes: Wishes) -> tuple[str, Head]:
     """Return the name of a head, and what is known of it.
 
     Raises:
         ValueError: There is no such head, or it needs something that the data do not have.
     """
+    name = wishes.head
     if name is None:
         boxes = MASK_HEAD if found.has_masks else BOX_HEAD
         name = boxes if found.task == 'detection' else MAP_HEAD
+    if wishes.weights == FROM_SCRATCH and wishes.arch is None:
+        name = SMALL_HEADS.get(name, name)
     head = describe_head(name)
     have = 'label maps' if found.task == 'segmentation' else 'boxes'
     if head.task != found.task:
@@ -130,7 +136,7 @@ def make_plan(found: Found, name: str, head: Head, wishes: Wishes, machine: Mach
     """
     weights = wishes.weights or DEFAULT_WEIGHTS
     from_scratch = weights == FROM_SCRATCH
-    variant = _variant(wishes.arch, weights)
+    variant = _variant(wishes.arch, weights, head)
     limits = GPU_LIMITS if machine.gpu else CPU_LIMITS
     if wishes.scale is not None:
         sizes = given_sizes(wishes.scale, found.task == 'detection', limits)
@@ -154,8 +160,12 @@ def make_plan(found: Found, name: str, head: Head, wishes: Wishes, machine: Mach
     epochs_reason = f'{epochs * number:,} images, each of {number:,} many times'
     if wishes.epochs is not None:
         epochs, epochs_reason = wishes.epochs, 'as asked for'
-    _, optim_wrapper = head_settings(name, wishes.arch, weights=None if from_scratch else weights)
-    base = optim_wrapper['optimizer']['lr']
+    lr, lr_reason = FROM_SCRATCH_LR, 'from random weights'
+    if not from_scratch:
+        _, optim_wrapper = head_settings(name, wishes.arch, weights=weights)
+        base = optim_wrapper['optimizer']['lr']
+        lr = _rounded(base * math.sqrt(batch / RECIPE_BATCH))
+        lr_reason = f'{base:g} at {RECIPE_BATCH} images per step, times the root of the ratio'
     return Plan(
         found=found,
         head=head,
@@ -167,8 +177,8 @@ def make_plan(found: Found, name: str, head: Head, wishes: Wishes, machine: Mach
         epochs_reason=epochs_reason,
         batch=batch,
         batch_reason=batch_reason,
-        lr=_rounded(base * math.sqrt(batch / RECIPE_BATCH)),
-        lr_reason=f'{base:g} at {RECIPE_BATCH} images per step, times the root of the ratio',
+        lr=lr,
+        lr_reason=lr_reason,
         channels=_channels(found),
     )
 
@@ -182,13 +192,16 @@ def _channels(found: Found) -> tuple[list[float], list[float]] | None:
     return channel_statistics(path for path in images if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _variant(arch: str | None, weights: str) -> Variant:
+def _variant(arch: str | None, weights: str, head: Head) -> Variant:
     """Return the sizes of the backbone, or ConvNeXt-T's where only a file of weights knows them."""
     if arch is not None:
         return resolve_variant(arch)
     published = find_published(weights)
-    options = published.backbone_options() if published else {}
-    return resolve_variant(options.get('arch', 'tiny'))
+    if published is not None:
+        return resolve_variant(published.backbone_options()['arch'])
+    backbone = head.config.model.get('backbone') or {}
+    keeps = weights == FROM_SCRATCH and backbone.get('type') == 'ConvNeXt'
+    return resolve_variant(backbone['arch'] if keeps else DEFAULT_VARIANT)
 
 
 def _device(machine: Machine) -> str:

@@ -162,10 +162,11 @@ def _prefix(found: Found, split: Split) -> str:
 
 def data_root(found: Found) -> str:
     """Return the folder that holds all files of the data, with a slash at its end."""
-    paths: list[str] = []
+    paths = [os.fspath(found.root)]
     for split in found.splits.values():
-        paths += map(os.fspath, filter(None, (split.images, split.annotations, split.list_file)))
-    absolute = os.path.commonpath([os.path.abspath(path) for path in [*paths, found.root]])
+        files = (split.images, split.annotations, split.list_file)
+        paths += [os.fspath(path) for path in files if path]
+    absolute = os.path.commonpath([os.path.abspath(path) for path in paths])
     is_relative = not any(map(os.path.isabs, paths))
     return (os.path.relpath(absolute) if is_relative else absolute) + '/'
 

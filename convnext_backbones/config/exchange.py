@@ -55,8 +55,8 @@ def with_convnext(
     The neck and the heads read the same strides as before, and get the channels; what they do not
     read is not made, so that every parameter is trained. A ConvNeXt has no dilation: below heads
     that were made for a dilated ResNet (PSPNet, DeepLabV3) the last map has stride 32 instead of 8.
-    Images are normalized as the weights expect. The optimizer becomes AdamW with layer-wise decay;
-    an AdamW of the config keeps its rate and its decay. ``frozen_stages`` of the old backbone, with
+    Images are normalized as the weights expect. The optimizer becomes AdamW with layer-wise decay,
+    which is 1 without weights; an AdamW of the config keeps its rate and its decay. ``frozen_stages`` of the old backbone, with
     which mmdet keeps the batch norms of a ResNet, is not taken over: all of the ConvNeXt is
     trained. What was pretrained and is gone is logged as a warning.
 
@@ -119,6 +119,8 @@ def exchange(
     recipe = recipe_for(scope, kind_of(model), _size(backbone), name)
     notes += [f'not taken over: {phrase}' for phrase in set_optimizer(cfg, recipe, lr)]
     if name is None:
+        if not cfg.get('load_from'):  # nothing is learned yet that slow layers would keep
+            cfg.optim_wrapper['paramwise_cfg']['decay_rate'] = 1.0
         notes.append('the backbone starts from random weights, because none are given')
     _set_imports(cfg)
     return cfg, notes

@@ -21,7 +21,11 @@ from .walk import transform_name, walk
 PACKAGE = 'convnext_backbones'
 # Heads whose configs stand in configs/_base_/models, and whether they need masks.
 OWN: dict[str, tuple[str, bool]] = dict(
-    mask_rcnn=('mmdet', True), cascade_mask_rcnn=('mmdet', True), upernet=('mmseg', False)
+    mask_rcnn=('mmdet', True),
+    mask_rcnn_small=('mmdet', True),
+    cascade_mask_rcnn=('mmdet', True),
+    upernet=('mmseg', False),
+    upernet_small=('mmseg', False),
 )
 # Short names of heads that are often asked for.
 SHORT: dict[str, str] = dict(
@@ -67,9 +71,9 @@ def describe_head(head: str) -> Head:
     """Return a head by name.
 
     Args:
-        head: ``mask_rcnn``, ``cascade_mask_rcnn``, ``upernet``, or a short name of :data:`SHORT`;
-            a config of mmdet or mmseg, such as ``mmdet::dino/dino-4scale_r50_8xb2-12e_coco``; or
-            the path of a config file.
+        head: A name of :data:`OWN`, such as ``mask_rcnn``, or a short one of :data:`SHORT`; a
+            config of mmdet or mmseg, such as ``mmdet::dino/dino-4scale_r50_8xb2-12e_coco``; or the
+            path of a config file.
 
     Raises:
         FileNotFoundError: There is no such file.

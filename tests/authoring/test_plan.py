@@ -15,7 +15,7 @@ from convnext_backbones.data.found import Split
 
 
 def plan(found, wishes=Wishes(), machine=GPU):  # noqa: B008
-    name, head = choose_head(found, wishes.head)
+    name, head = choose_head(found, wishes)
     return make_plan(found, name, head, wishes, machine)
 
 
@@ -34,7 +34,7 @@ def with_images(found, number):
     ],
 )
 def test_a_head_suits_the_data(found, name):
-    assert choose_head(found, None)[0] == name
+    assert choose_head(found, Wishes())[0] == name
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_head_suits_the_data(found, name):
 )
 def test_heads_that_do_not_suit_are_refused(found, head, expected):
     with pytest.raises(ValueError, match=expected):
-        choose_head(found, head)
+        choose_head(found, Wishes(head))
 
 
 def test_few_images_are_seen_often_and_many_seldom():
@@ -85,3 +85,13 @@ def test_more_images_per_step_than_there_are_is_refused():
     assert plan(with_images(detection(), 1)).batch == 1
     with pytest.raises(ValueError, match='expected at most 3 images per step'):
         plan(with_images(detection(), 3), Wishes(batch=4))
+
+
+@pytest.mark.parametrize('found, name', [(detection(), 'mask_rcnn'), (label_maps(), 'upernet')])
+def test_without_weights_a_small_network_learns_at_a_high_rate(found, name):
+    wishes = Wishes(weights='none')
+    assert choose_head(found, wishes)[0] == f'{name}_small'
+    assert choose_head(found, Wishes(name, 'none'))[0] == f'{name}_small'
+    assert choose_head(found, Wishes(name, 'none', 'tiny'))[0] == name
+    assert plan(found, wishes, CPU).lr == 1e-3
+    assert plan(found, wishes, CPU).weights is None

@@ -22,7 +22,7 @@ MOST_LINES = 30
 
 
 def write(found, folder, wishes=Wishes(), machine=GPU, classes_file=''):  # noqa: B008
-    name, head = choose_head(found, wishes.head)
+    name, head = choose_head(found, wishes)
     plan = make_plan(found, name, head, wishes, machine)
     out = folder / 'mine.py'
     out.write_text(config_text(plan, 'tools/new_config.py data/mine', CONFIGS, out, classes_file))
@@ -104,7 +104,7 @@ def test_wishes_are_kept(tmp_path):
 
 def test_many_classes_go_to_a_file(tmp_path):
     many = detection(classes=tuple(f'a rather long name {i}' for i in range(80)))
-    name, head = choose_head(many, None)
+    name, head = choose_head(many, Wishes())
     assert needs_classes_file(make_plan(many, name, head, Wishes(), GPU))
     assert len(class_lines(many.classes)) > MOST_NAME_LINES
     cfg, _, _ = write(many, tmp_path, classes_file='mine_classes.txt')

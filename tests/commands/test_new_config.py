@@ -1,47 +1,92 @@
 """From a folder to a trained model: the two commands that the README begins with."""
 
-import json
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from support.datasets import Coco, Maps
 
+from tools import new_config
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(folder, tool, *args, status=0):
-    process = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / tool), *map(str, args)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    output = process.stdout + process.stderr
-    assert process.returncode == status, output
-    return output
-
-
 SHORT = ('--weights', 'none', '--arch', 'atto', '--epochs', 1, '--batch', 2, '--scale', 64, 64)
+CLEAN = '0 errors and 0 warnings; next: python tools/train.py mine.py'
 
 
-def test_a_detector_in_two_commands(tmp_path):
+@pytest.fixture
+def write(tmp_path, monkeypatch, capsys):
+    """Run the command in a fresh directory; what it printed, after checking its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args, status=0):
+        with pytest.raises(SystemExit) as end:
+            new_config.main(list(map(str, args)))
+        printed = capsys.readouterr()
+        is_sentence = isinstance(end.value.code, str)
+        assert is_sentence if status == 'sentence' else end.value.code == status, printed
+        return end.value.code if is_sentence else printed.out
+
+    return run
+
+
+def train(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / 'tools/train.py'), 'mine.py']
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert (folder / 'work_dirs/mine/epoch_1.pth').is_file()
+
+
+def test_a_detector_in_two_commands(write, tmp_path):
     Coco(tmp_path / 'data/mine').config()
-    said = run(tmp_path, 'new_config.py', 'data/mine', '--head', 'mask_rcnn', *SHORT)
+    said = write('data/mine', '--head', 'mask_rcnn', *SHORT)
     assert 'COCO: 3 images to train on, 3 images to validate on, 2 classes' in said
-    assert '0 errors and 0 warnings; next: python tools/train.py mine.py' in said
-    run(tmp_path, 'train.py', 'mine.py')
-    assert (tmp_path / 'work_dirs/mine/epoch_1.pth').is_file()
+    assert CLEAN in said
+    train(tmp_path)
 
 
-def test_a_segmentor_in_two_commands(tmp_path):
-    Maps(tmp_path / 'data/fields')
-    (tmp_path / 'data/fields/maps').rename(tmp_path / 'data/fields/labels')
-    said = run(tmp_path, 'new_config.py', 'data/fields', *SHORT, '--out', 'fields.py')
-    assert '0 errors and 0 warnings' in said
-    run(tmp_path, 'train.py', 'fields.py')
-    assert (tmp_path / 'work_dirs/fields/epoch_1.pth').is_file()
+def test_a_segmentor_in_two_commands(write, tmp_path):
+    Maps(tmp_path / 'data/mine')
+    (tmp_path / 'data/mine/maps').rename(tmp_path / 'data/mine/labels')
+    assert CLEAN in write('data/mine', *SHORT)
+    train(tmp_path)
+
+
+def test_a_file_of_the_user_is_never_overwritten(write, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    (tmp_path / 'mine.py').write_text('mine')
+    assert "found 'mine.py', which is not overwritten" in write('data/mine', status='sentence')
+    assert (tmp_path / 'mine.py').read_text() == 'mine'
+
+
+def test_a_refusal_writes_nothing(write, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    assert 'a detector for the boxes' in write('data/mine', '--head', 'upernet', status='sentence')
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+def test_the_same_command_writes_the_same_config(write, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    write('data/mine', *SHORT)
+    first = (tmp_path / 'mine.py').read_text()
+    (tmp_path / 'mine.py').unlink()
+    write('data/mine', *SHORT)
+    assert (tmp_path / 'mine.py').read_text() == first
+    assert first.startswith('# Written by tools/new_config.py data/mine --weights none')
+
+
+def test_images_are_split_where_there_is_nothing_to_validate_on(write, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    (tmp_path / 'data/mine/val.json').unlink()
+    before = sorted(path for path in (tmp_path / 'data').rglob('*'))
+    said = write('data/mine', *SHORT)
+    assert 'the images were split, into data/mine_converted' in said
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    files = {cfg[f'{split}_dataloader'].dataset.ann_file for split in ('train', 'val')}
+    assert len(files) == 2
+    assert before == [
+        p for p in sorted((tmp_path / 'data').rglob('*')) if '_converted' not in str(p)
+    ]
+    (tmp_path / 'mine.py').unlink()
+    assert '--data-out' in write('data/mine', *SHORT, status='sentence')

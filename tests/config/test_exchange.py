@@ -149,7 +149,7 @@ def test_maps_of_an_unknown_backbone_are_named_by_the_user():
 def test_sgd_becomes_the_recipe_and_the_schedule_keeps_its_proportions():
     old = read_toolbox_config('mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024')
     before = old.pretty_text
-    cfg = with_convnext(old, 'tiny')
+    cfg = with_convnext(old, weights='convnext_tiny_1k_224')
     assert old.pretty_text == before
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 0.05)
@@ -158,6 +158,11 @@ def test_sgd_becomes_the_recipe_and_the_schedule_keeps_its_proportions():
     assert old.param_scheduler[0].eta_min / old.optim_wrapper.optimizer.lr == pytest.approx(0.01)
     assert cfg.param_scheduler[0].eta_min == pytest.approx(1e-6)
     assert cfg.custom_imports.imports == ['convnext_backbones']
+
+
+def test_random_weights_learn_at_one_rate():
+    old = read_toolbox_config('mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024')
+    assert with_convnext(old, 'tiny').optim_wrapper.paramwise_cfg.decay_rate == 1
 
 
 def test_adamw_of_the_config_stays_and_keys_of_the_heads_with_it():
