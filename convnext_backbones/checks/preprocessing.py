@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..config.channels import SETTING
 from ..config.walk import walk
 from ..weights.loading import PretrainedConvNeXt
 from ..weights.published import find_published, preprocessing
@@ -21,7 +22,10 @@ def check_preprocessing(cfg: Config) -> Iterator[Finding]:
     """Compare every ``data_preprocessor`` with the published weights that the config names.
 
     What normalizes images of another number of channels is left alone: its numbers are the user's.
+    So are those of ``image_channels``, which are in the units of the files.
     """
+    if cfg.get(SETTING) is not None:
+        return
     names = dict.fromkeys(_published_names(cfg))
     parts = [*walk(cfg.model, 'model')]
     if KEY not in cfg.model:  # the Runner then takes the one beside the model

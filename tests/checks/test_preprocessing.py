@@ -85,6 +85,12 @@ def test_other_numbers_of_channels_are_the_users():
     assert [*check_preprocessing(start_from(CLIP, mean=four, std=four, bgr_to_rgb=False))] == []
 
 
+def test_the_numbers_of_image_channels_are_the_users():
+    cfg = start_from(CLIP)
+    cfg.image_channels = dict(mean=[9000.0] * 3, std=[4000.0] * 3)
+    assert [*check_preprocessing(cfg)] == []
+
+
 def test_load_from_and_lists_of_initializers():
     cfg = start_from('weights.pth')
     cfg.load_from = CLIP
