@@ -145,7 +145,8 @@ class Predictor:
         if needed > free:
             raise ValueError(
                 f'results for {width} x {height} pixels take at least {needed / 2**30:.1f} GiB, '
-                f'and {free / 2**30:.1f} GiB of memory are free; scale the image down or split it'
+                f'and {free / 2**30:.1f} GiB of memory are free; predict in tiles (--tiles), or '
+                'scale down'
             )
         # Some configs ask mmdet to pack the id.
         try:

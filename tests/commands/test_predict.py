@@ -182,7 +182,7 @@ def test_results_that_do_not_fit_into_memory_are_not_begun(
     message, saved = run(model, two_images, tmp_path / 'out')
     assert re.fullmatch(
         f'predict: {two_images / "b.png"}: results for 500 x 400 pixels take at least [0-9.]+ GiB, '
-        'and 0.0 GiB of memory are free; scale the image down or split it',
+        'and 0.0 GiB of memory are free; predict in tiles \\(--tiles\\), or scale down',
         message,
     )
     assert saved['images'].keys() == {'a.png'}
