@@ -41,7 +41,6 @@ def config_text(plan: Plan, command: str, configs: Path, out: Path, classes_file
         *textwrap.wrap(f'# {summary(plan.found)}', WIDTH, subsequent_indent='# '),
         f'_base_ = [{base!r}]',
         'from convnext_backbones.config import head_settings',
-        '',
         *_settings(plan, classes_file),
         '',
         *_model_lines(plan),
@@ -75,7 +74,8 @@ def needs_classes_file(plan: Plan) -> bool:
 def _settings(plan: Plan, classes_file: str) -> Iterator[str]:
     """Yield what a user changes first, with the reasons."""
     found, sizes = plan.found, plan.sizes
-    yield f'data_root = {data_root(found)!r}'
+    if found.task == 'detection':
+        yield f'data_root = {data_root(found)!r}'
     if classes_file:
         yield f'classes = {classes_file!r}'
     else:
@@ -121,7 +121,7 @@ def _label_map_lines(plan: Plan) -> Iterator[str]:
     yield 'train_pipeline[2].scale = test_pipeline[1].scale = tta_pipeline[1].scale = scale'
     yield 'train_pipeline[3].crop_size = crop_size'
     suffixes = f'img_suffix={found.image_suffix!r}, seg_map_suffix={found.label_suffix!r}'
-    yield f'files = dict(data_root=data_root, {suffixes})'
+    yield f'files = dict(data_root={data_root(found)!r}, {suffixes})'
     colors = f'dict(palette={[list(color) for color in found.palette]})'
     if found.palette and len(colors) < WIDTH:
         yield f"files['metainfo'] = {colors}"
