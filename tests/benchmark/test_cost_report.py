@@ -16,7 +16,7 @@ from convnext_backbones.benchmark.complexity import (
 from convnext_backbones.benchmark.cost_report import render
 from convnext_backbones.benchmark.paper import CLASSIFIERS, COMPARATORS, SWIN_L_NOTE
 from convnext_backbones.experiments import EXPERIMENTS
-from convnext_backbones.recipes import RECIPES
+from convnext_backbones.recipes import HEAD_RECIPES, RECIPES
 from tools import complexity as tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +93,9 @@ def test_by_default_the_thirteen_and_the_flags_add(capsys, monkeypatch):
     names.clear()
     run(capsys, '--recipes')
     assert names == [*EXPERIMENTS, *RECIPES]
+    names.clear()
+    run(capsys, '--heads')
+    assert names == [*EXPERIMENTS, *HEAD_RECIPES]
     names.clear()
     run(capsys, 'swin_t', '--imagenet', '--comparators')
     assert names[:3] == [name for name in COMPARATORS if 'swin_t' in name]

@@ -163,6 +163,29 @@ def test_another_backbone_is_an_error():
         groups(nn.Conv2d(3, 8, 1), decay_rate=0.9)
 
 
+def test_backbones_of_a_detector_inside_of_a_model_decay_as_well():
+    class Wrapper(nn.Module):
+        def __init__(self, *names):
+            super().__init__()
+            for name, arch in names:
+                self.add_module(name, model(arch))
+
+    scales = {
+        name.removeprefix('student.'): group['lr_scale']
+        for group in groups(Wrapper(('student', 'atto'), ('teacher', 'atto')), decay_rate=0.9)
+        for name in group['param_names']
+    }
+    alone = {
+        name: group['lr_scale']
+        for group in groups(model('atto'), decay_rate=0.9)
+        for name in group['param_names']
+    }
+    assert {name: scales[name] for name in alone} == alone
+    assert scales['teacher.backbone.downsample_layers.0.0.weight'] == min(alone.values())
+    with pytest.raises(ValueError, match='expected backbones of one size for layer-wise decay'):
+        groups(Wrapper(('student', 'atto'), ('teacher', 'small')), decay_rate=0.9)
+
+
 def test_a_subclass_of_the_backbone_will_do():
     class Other(ConvNeXt):
         pass
