@@ -1,5 +1,6 @@
 """One line makes a config fit images of other channels and bits, in every place."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from convnext_backbones.config.channels import set_channels
 from convnext_backbones.config.loading import load_config
+from convnext_backbones.config.plain import plain_config
 from convnext_backbones.config.walk import type_name, walk
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -56,6 +58,14 @@ def test_images_are_normalized_channel_by_channel(path, channels):
     loaded = image[[2, 1, 0]] if channels == 3 else image  # three channels are loaded as BGR
     mean, std = (torch.tensor(setting[key]).view(-1, 1, 1) for key in ('mean', 'std'))
     assert torch.allclose(found, (loaded - mean) / std)
+
+
+def test_a_published_config_has_the_effect(tmp_path):
+    plain = plain_config(load_config(DET, dict(image_channels=FOUR)))
+    (tmp_path / 'plain.json').write_text(json.dumps(plain))
+    cfg = load_config(tmp_path / 'plain.json')
+    assert cfg.model.backbone.in_chans == len(cfg.model.data_preprocessor.mean) == 4
+    assert cfg.test_dataloader.dataset.pipeline[0].imdecode_backend == 'rasterio'
 
 
 def test_nothing_changes_without_the_setting():
