@@ -111,6 +111,19 @@ def recipes() -> str:
     )
 
 
+def head_recipes() -> str:
+    """Tabulate the ready configs of other heads."""
+    from convnext_backbones.recipes import HEAD_RECIPES, config_of
+
+    return table(
+        ('config', 'head', 'weights'),
+        (
+            (f'[`{name}`](../configs/{config_of(name)})', one.method, f'`{one.weights}`')
+            for name, one in HEAD_RECIPES.items()
+        ),
+    )
+
+
 def variants() -> str:
     """Tabulate the sizes of the backbone, with counted parameters."""
     import torch
@@ -240,6 +253,7 @@ PARTS: dict[str, Callable[[], str]] = {
     'coco-results': lambda: results(segmentors=False),
     'ade20k-results': lambda: results(segmentors=True),
     'recipes': recipes,
+    'head-recipes': head_recipes,
     'variants': variants,
     'weights': weights,
     'versions': versions,
