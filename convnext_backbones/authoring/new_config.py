@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..config import describe_head
 from ..data.find import find_data
 from ..data.found import Found
 from ..data.prepare import prepare
@@ -42,7 +43,7 @@ def write_config(
     """
     classes_file = out.with_name(f'{out.stem}_classes.txt')
     refuse_existing(out, '--out')
-    found = find_data(data)
+    found = find_data(data, describe_head(wishes.head).task if wishes.head else None)
     say(summary(found))
     for note in found.notes:
         say(note)

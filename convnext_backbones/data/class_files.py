@@ -131,12 +131,11 @@ def _read_table(source: str, text: str) -> ClassList | None:
     )
 
 
-def _read_label_map(source: str, text: str) -> ClassList:
+def _read_label_map(source: str, text: str) -> ClassList | None:
     """Read CVAT's ``label:color_rgb:parts:actions``."""
     rows = [line.split(':') for line in text.splitlines() if line.strip() and line[0] != '#']
-    return _numbered(
-        source, ((row[0].strip(), _color(row[1].split(','))) for row in rows if len(row) > 1)
-    )
+    listed = [(row[0].strip(), _color(row[1].split(','))) for row in rows if len(row) > 1]
+    return _numbered(source, listed) if all(name for name, _ in listed) else None
 
 
 def _read_colors(source: str, text: str) -> ClassList | None:

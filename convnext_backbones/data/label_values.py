@@ -330,7 +330,14 @@ def _decide_named(
         return None
     names = {value: known.names.get(value, f'class {value}') for value in range(most + 1)}
     from_one = own and max(own) == most + 1 and 0 in known.names
-    if from_one and not is_void(names[0]):  # as many names as values, and one value more
+    if from_one and not is_void(names[0]):  # one value more than names
+        if 0 in own and not zero_is_unlabeled:
+            notes.append(
+                f'{known.source} has {len(names)} names, and the label maps have the values 0 to '
+                f'{max(own)}, of which either 0 or {max(own)} is no class: say which by a line '
+                f'"unlabeled" at the beginning of {known.source}, or "void" at its end.'
+            )
+            return None
         notes.append(
             f'{known.source} has {len(names)} names and the values end at {max(own)}: 0 is taken '
             'for unlabeled, 1 for the first class.'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,14 @@ from pathlib import Path
 from ..io.files import write_atomically
 from .coco_files import CocoFile, collect
 
+# Roboflow names the augmented copies of an image NAME.rf.HASH.jpg.
+COPY = re.compile(r'\.rf\.[0-9a-zA-Z]+')
+
 
 def divide(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
     """Divide names by their hash, which neither their order nor the machine changes.
+
+    Augmented copies of an image stay together: validation on one of them would say little.
 
     Args:
         names: At least two different ones.
@@ -21,10 +27,16 @@ def divide(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
     Returns:
         Two lists in the order of ``names``, neither of them empty.
     """
-    shuffled = sorted(names, key=lambda name: hashlib.sha1(name.encode()).hexdigest())
-    number = min(max(1, round(share * len(names))), len(names) - 1)
+    sources = {name: COPY.sub('', name) for name in names}
+    if len(set(sources.values())) < 2:
+        sources = {name: name for name in names}
+    shuffled = sorted(
+        set(sources.values()), key=lambda source: hashlib.sha1(source.encode()).hexdigest()
+    )
+    number = min(max(1, round(share * len(shuffled))), len(shuffled) - 1)
     second = set(shuffled[:number])
-    return [n for n in names if n not in second], [n for n in names if n in second]
+    first = [name for name in names if sources[name] not in second]
+    return first, [name for name in names if sources[name] in second]
 
 
 def divide_coco(file: CocoFile, share: float) -> tuple[CocoFile, CocoFile]:

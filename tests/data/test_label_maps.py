@@ -47,12 +47,22 @@ def test_names_of_as_many_values_keep_zero_as_a_class(folder):
     assert not found.reduce_zero_label and trained(found) == {0, 1, 2} and is_clean(found)
 
 
-def test_one_value_more_than_names_makes_zero_unlabeled(folder):
-    write(simple(folder, 0, 1, 2) / 'classes.txt', 'cat\ndog\n')
+def test_one_value_more_than_names_is_the_users_to_decide(folder):
+    names = write(simple(folder, 0, 1, 2) / 'classes.txt', 'cat\ndog\n')
+    with pytest.raises(ValueError, match='values 0 to 2, of which either 0 or 2 is no class'):
+        find_data(folder)
+    names.write_text('unlabeled\ncat\ndog\n')
+    found = find_data(folder)
+    assert found.reduce_zero_label and found.classes == ('cat', 'dog')
+    names.write_text('cat\ndog\nvoid\n')
+    found = find_data(folder)
+    assert found.ignore_labels == (2,) and found.classes == ('cat', 'dog')
+
+
+def test_values_from_one_on_need_no_decision(folder):
+    write(simple(folder, 1, 2) / 'classes.txt', 'cat\ndog\n')
     found = ready(folder)
-    assert found.classes == ('cat', 'dog') and found.reduce_zero_label
-    assert any('0 is taken for unlabeled' in note for note in found.notes)
-    assert trained(found) == {0, 1, 255} and is_clean(found)
+    assert found.reduce_zero_label and trained(found) == {0, 1}
 
 
 def test_names_of_all_values_win_over_the_layout_of_ade20k(tmp_path):

@@ -147,3 +147,13 @@ def test_notes_of_finding_and_of_converting_are_kept(tmp_path):
         'No part is for validation',
     ):
         assert words in notes
+
+
+def test_augmented_copies_of_an_image_stay_together():
+    names = [f'{image}_jpg.rf.{copy}{image}.jpg' for image in range(10) for copy in 'abc']
+    first, second = divide(names, 0.2)
+    assert len(second) == 6
+    assert not {name.partition('.rf.')[0] for name in first} & {
+        name.partition('.rf.')[0] for name in second
+    }
+    assert all(divide(names[:3], 0.5))
