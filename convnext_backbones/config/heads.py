@@ -96,7 +96,8 @@ def describe_head(head: str) -> Head:
     scope = cfg.get('default_scope') or name.partition('::')[0]
     if scope not in ('mmdet', 'mmseg') or 'model' not in cfg:
         raise ValueError(f'expected a config of mmdet or mmseg with a model, got {head!r}')
-    loads = list(_annotations(cfg))
+    cfg.default_scope = scope
+    loads = _annotations(cfg)
     return _described(
         head,
         cfg,
