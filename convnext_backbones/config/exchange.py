@@ -57,8 +57,8 @@ def with_convnext(
     that were made for a dilated ResNet (PSPNet, DeepLabV3) the last map has stride 32 instead of 8.
     Images are normalized as the weights expect. The optimizer becomes AdamW with layer-wise decay,
     which is 1 without weights; an AdamW of the config keeps its rate and its decay.
-    ``frozen_stages`` of the old backbone, with which mmdet keeps the batch norms of a ResNet, is not
-    taken over: all of the ConvNeXt is trained. What was pretrained and is gone is logged as a
+    ``frozen_stages`` of the old backbone, with which mmdet keeps the batch norms of a ResNet, is
+    not taken over: all of the ConvNeXt is trained. What was pretrained and is gone is logged as a
     warning.
 
     From mmpretrain's ConvNeXt everything is taken over, weights included, unless ``arch`` or
