@@ -17,6 +17,7 @@ from ..io.checkpoint import read_checkpoint
 from ..io.download import is_url
 from ..models.convnext import ConvNeXt
 from ..weights.loading import PretrainedConvNeXt, load_weights
+from ..weights.matching import in_own_names
 from ..weights.published import find_published
 from ..weights.rows import PublishedWeights
 from ..weights.zoo import local_file
@@ -116,6 +117,8 @@ def _check_plain(
         for name, tensor in tensors.items()
         if isinstance(tensor, Tensor) and name.startswith(start)
     }
+    if isinstance(getattr(module, 'backbone', None), ConvNeXt):
+        shapes = {name: tensor.shape for name, tensor in in_own_names(tensors).items()} | shapes
     places = module.state_dict()
     unfilled = [name for name, place in places.items() if shapes.get(name) != place.shape]
     if len(unfilled) == len(places):

@@ -12,6 +12,7 @@ from ..engine.batch_files import batches_named
 from ..engine.runner import backbone_starts_from_scratch, build_runner
 from .finite_numbers import FiniteNumbersHook
 from .flags import StartMarker
+from .foreign_names import ForeignNamesHook
 from .interruption import InterruptionHook
 from .records import set_records
 from .resume import PositionHook, ResumableRandomnessHook, set_resumable
@@ -55,7 +56,7 @@ def train(
             'iteration, and SIGTERM and Ctrl-C save a checkpoint. --plain-runner trains with '
             "mmengine's own loop, hook and random numbers."
         )
-    for hook in [*resuming, FiniteNumbersHook(skip_bad_steps), start]:
+    for hook in [*resuming, ForeignNamesHook(), FiniteNumbersHook(skip_bad_steps), start]:
         runner.register_hook(hook)
     if backbone_starts_from_scratch(cfg):
         runner.logger.warning(

@@ -253,6 +253,25 @@ def only_network(tensors: Mapping[str, Tensor], source: str, prefix: str | None)
     return recognize(tensors, *networks[0])
 
 
+def in_own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a detector or segmentor with the authors' names for its backbone.
+
+    Files without a ConvNeXt as the backbone, or with several, come back as they are.
+
+    Args:
+        tensors: The contents of a file, by name.
+    """
+    networks = find_networks(tensors)
+    if len(networks) != 1 or networks[0][1].removeprefix('module.') != BACKBONE:
+        return dict(tensors)
+    found = recognize(tensors, *networks[0])
+    theirs = set(found.names.values())
+    renamed = {name: tensor for name, tensor in tensors.items() if name not in theirs}
+    for own, name in found.names.items():
+        renamed[BACKBONE + own] = in_our_shape(own, tensors[name])
+    return renamed
+
+
 def _was_built_without(convnext: ConvNeXt | ConvNeXtClassifier, name: str) -> bool:
     """Whether ``convnext`` was built without the part of a network to which ``name`` belongs."""
     if isinstance(convnext, ConvNeXtClassifier):
