@@ -228,7 +228,7 @@ def _layout(source: Source, tree: Tree) -> str:
         return 'Label Studio'
     if name == 'labels' and source.folder.rpartition('/')[2] == 'data':
         return 'FiftyOne'
-    is_own = re.fullmatch('instances_(train|val|minival|test)(-dev)?20[0-9]{2}', name)
+    is_own = re.fullmatch('instances_(train|val|minival|test)(-dev)?(20[0-9]{2})?', name)
     if name.startswith('instances_') and folder.endswith('annotations') and not is_own:
         return 'CVAT'
     return 'COCO'
