@@ -11,7 +11,7 @@ from typing import Any
 from ..config import describe_head, head_settings
 from ..config.heads import Head
 from ..data.found import Found
-from ..inference.folder import IMAGE_SUFFIXES
+from ..io.images import IMAGE_SUFFIXES
 from ..io.statistics import channel_statistics
 from ..models.variants import DEFAULT_VARIANT, Variant, resolve_variant
 from ..weights.published import find_published

@@ -16,7 +16,7 @@ from PIL import Image
 from ..config.errors import config_errors
 from ..config.labels import IGNORING
 from ..config.walk import transform_name
-from ..engine.label_transforms import UNLABELED
+from ..io.label_maps import UNLABELED
 from ..io.wording import first_names
 from .findings import ERROR, WARNING, Finding, Kind, group, one_line, several
 from .sources import (

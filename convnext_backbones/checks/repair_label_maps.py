@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ..config.labels import IGNORE, IGNORING
-from ..engine.label_transforms import UNLABELED
 from ..io.files import write_atomically
 from ..io.images import UnreadableFileError, read_image
+from ..io.label_maps import UNLABELED
 from ..io.wording import first_names
 from .findings import one_line
 from .label_maps import final_label

@@ -19,11 +19,10 @@ from rich.progress import track
 from ..config.errors import config_errors
 from ..config.walk import pipelines, transform_name, unwrap
 from ..io.files import leaves_root
-from ..io.images import UnreadableFileError, read_image
+from ..io.images import ORIENTATION, QUARTER_TURNS, UnreadableFileError, read_image
 from .findings import ERROR, WARNING, Finding, Kind, one_line
 
 SAMPLE = 20  # files of a dataset that a quick check opens, about
-ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap sides
 LEAVES_ROOT = Kind(
     ERROR,
     'file names that lead out of the data root; the files are not opened',

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from .tree import IMAGE_SUFFIXES, Tree, folder_of, join, suffix
+from ..io.images import IMAGE_SUFFIXES
+from .tree import Tree, folder_of, join, suffix
 
 MOST_BYTES = 1_000_000  # of a file of classes
 SUFFIXES = ('.txt', '.csv', '.names', '.json', '.yaml', '.yml', '')

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.label_maps import encode_label_map
+from ..io.label_maps import UNLABELED, encode_label_map
 from ..io.wording import first_names
 from .class_files import find_classes
 from .found import Found, Split, in_order
 from .label_pairs import Part, endings, is_whole
-from .label_values import UNLABELED, Labels, decide, look, read_map
+from .label_values import Labels, decide, look, read_map
 from .sizes import measure
 from .splitting import write_names
 from .tree import Tree, plural

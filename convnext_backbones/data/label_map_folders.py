@@ -6,12 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ..io.label_maps import UNLABELED
 from ..io.wording import first_names
 from .class_files import read_text
 from .found import SPLITS, Found
 from .label_map_data import Named, describe
 from .label_pairs import LOSSLESS, Part, match, merge, select
-from .label_values import UNLABELED
 from .tree import SPLIT_WORDS, Tree, folder_of, join, plural, split_of, stem, suffix
 
 MOST_LIST_BYTES = 50_000_000

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from ..io.images import read_image
+from ..io.label_maps import UNLABELED
 from ..io.wording import first_names
 from .class_files import ClassList, Color, is_void
 from .tree import Tree, spread
 
 SAMPLE = 200  # label maps whose values are looked at
 MOST_COLORS = 64  # of label maps without a file that names them; more are blurred edges or photos
-UNLABELED = 255
 WHITE = 255  # of a mask in black and white
 
 

@@ -13,13 +13,11 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ..io.images import PILLOWS_LIMIT_LIFTED
+from ..io.images import ORIENTATION, PILLOWS_LIMIT_LIFTED, QUARTER_TURNS
 from .found import Statistics
 from .tree import Tree, spread
 
 SAMPLE = 200  # images whose headers are read
-ORIENTATION = 0x0112  # the EXIF tag
-QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap width and height
 CHANNELS = {'1': 1, 'L': 1, 'I': 1, 'F': 1, 'LA': 1, 'La': 1}
 DTYPES = {'I': 'uint16', 'F': 'float32'}
 # Of a PNG: where its bit depth stands.

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from ..io.images import IMAGE_SUFFIXES
+
 Item = TypeVar('Item')
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
 DEEPEST = 12  # folders below folders; a link to a folder above would otherwise never end
 # Words in names of files and folders that say which part of the data they hold.
 SPLIT_WORDS = {

@@ -10,13 +10,14 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from ..io.images import IMAGE_SUFFIXES
 from ..io.wording import first_names
 from .class_files import read_text
 from .found import SPLITS, Found
 from .image_names import Finder
 from .objects import Objects, Shape, describe_objects
 from .sizes import Header
-from .tree import IMAGE_SUFFIXES, Tree, folder_of, join, plural, split_of, stem, suffix
+from .tree import Tree, folder_of, join, plural, split_of, stem, suffix
 
 MOST_BYTES = 10_000_000  # of an XML file
 DEEPEST = 20  # elements in elements

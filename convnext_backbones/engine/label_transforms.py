@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from mmengine.registry import TRANSFORMS
 
-# mmseg's label for pixels that are neither trained nor evaluated: reduce_zero_label maps 0 to it,
-# and classes that are not wanted become it.
-UNLABELED = 255
+from ..io.label_maps import UNLABELED
 
 
 @TRANSFORMS.register_module()

@@ -10,12 +10,10 @@ from typing import Any
 from rich.progress import track
 
 from ..io.files import write_atomically
-from ..io.images import read_image
+from ..io.images import IMAGE_SUFFIXES, read_image
 from . import tiled
 from .predictor import Predictor
 from .tiles import Tiling
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 
 
 def list_images(source: str | Path) -> list[Path]:

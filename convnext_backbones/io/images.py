@@ -27,6 +27,10 @@ from .geotiff import is_tiff, open_tiff
 # 3 bytes per pixel, half a gigabyte for every data worker.
 MAX_PIXELS_VARIABLE = 'CONVNEXT_BACKBONES_MAX_PIXELS'
 MAX_PIXELS = 178_956_970
+# What the names of images end with.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
+# The EXIF tag of the orientation, and its values that swap width and height.
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 # The backend that keeps every channel and all bits; others are mmcv's.
 ANY_CHANNELS = 'rasterio'
 

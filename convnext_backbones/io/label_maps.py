@@ -5,6 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+# mmseg's label for pixels that are neither trained nor evaluated: reduce_zero_label maps 0 to it,
+# and classes that are not wanted become it.
+UNLABELED = 255
+
 
 def encode_label_map(labels: np.ndarray) -> np.ndarray:
     """Return the bytes of a PNG image of labels.

@@ -15,9 +15,14 @@ import numpy as np
 from PIL import Image
 
 from .geotiff import Georeference, TiffFile, has_rasterio, is_tiff, open_tiff
-from .images import ANY_CHANNELS, PILLOWS_LIMIT_LIFTED, UnreadableFileError, read_image, reason
-
-ORIENTATION = 0x0112  # the tag of a picture that was taken with a turned camera
+from .images import (
+    ANY_CHANNELS,
+    ORIENTATION,
+    PILLOWS_LIMIT_LIFTED,
+    UnreadableFileError,
+    read_image,
+    reason,
+)
 
 
 class WindowedImage(Protocol):
