@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..data.found import Found, Split
+from ..data.tree import plural
 from .plan import Plan
 
 WIDTH = 100
@@ -50,13 +51,16 @@ def config_text(plan: Plan, command: str, configs: Path, out: Path, classes_file
         'dict(_base_.decay, end=epochs)]',
         'auto_scale_lr = dict(base_batch_size=batch_size)',
     ]
-    return '\n'.join(lines) + '\n'
+    # mmengine replaces names in double braces, even inside of strings and comments.
+    return '\n'.join(lines).replace('{{', '{\\x7b') + '\n'
 
 
 def summary(found: Found) -> str:
     """Return what the data are, in a sentence."""
     uses = dict(train='to train on', val='to validate on', test='to test on')
-    parts = [f'{split.number:,} images {uses[name]}' for name, split in found.splits.items()]
+    parts = [
+        f'{plural(split.number, "image")} {uses[name]}' for name, split in found.splits.items()
+    ]
     number = len(found.classes)
     return f'{found.layout}: {", ".join(parts)}, {number} class{"es" * (number != 1)}'
 
@@ -67,8 +71,13 @@ def class_lines(classes: Iterable[str]) -> list[str]:
 
 
 def needs_classes_file(plan: Plan) -> bool:
-    """Whether the names of the classes take more lines than a config should have."""
-    return len(class_lines(plan.found.classes)) > MOST_NAME_LINES
+    """Whether the names of the classes take more lines than a config should have.
+
+    A name with a line break cannot stand in a file with a name per line.
+    """
+    names = plan.found.classes
+    is_listable = '\n'.join(names).splitlines() == [*names]
+    return is_listable and len(class_lines(names)) > MOST_NAME_LINES
 
 
 def _settings(plan: Plan, classes_file: str) -> Iterator[str]:
@@ -178,12 +187,16 @@ def _below(found: Found, path: Path) -> str:
 
 
 def _wrapped(start: str, entries: Iterable[str]) -> list[str]:
-    """Return a tuple of entries as lines of Python."""
+    """Return a tuple of entries as lines of Python, which break between entries only."""
     listed = [*entries]
-    text = f'({", ".join(listed)}{"," * (len(listed) == 1)})'
-    return textwrap.wrap(
-        start + text, WIDTH, subsequent_indent=' ' * (len(start) + 1), break_long_words=False
-    )
+    ends = [','] * (len(listed) - 1) + [',)' if len(listed) == 1 else ')']
+    lines = [f'{start}({listed[0]}{ends[0]}']
+    for entry, end in zip(listed[1:], ends[1:], strict=True):
+        if len(f'{lines[-1]} {entry}{end}') > WIDTH:
+            lines.append(' ' * (len(start) + 1) + entry + end)
+        else:
+            lines[-1] += f' {entry}{end}'
+    return lines
 
 
 def known_splits(splits: Mapping[str, Split]) -> bool:

@@ -111,9 +111,31 @@ def test_many_classes_go_to_a_file(tmp_path):
     assert cfg.classes == 'mine_classes.txt'
 
 
+def test_names_with_line_breaks_stay_in_the_config():
+    names = tuple(f'a rather long name\nof two lines {i}' for i in range(80))
+    many = detection(classes=names)
+    name, head = choose_head(many, Wishes())
+    assert not needs_classes_file(make_plan(many, name, head, Wishes(), GPU))
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['{{ fileDirname }}', '{{$HOME:x}}', '{{$NOT_SET: }}', '{{_base_.scale}}', '{{{"\'{{\\{{'],
+)
+def test_names_are_no_templates_of_mmengine(tmp_path, text):
+    root = Path(f'data/{text}')
+    split = Split(root / text, root / 'all.json', 9)
+    data = detection(classes=(text, 'b'), root=root, splits=dict(train=split, val=split))
+    cfg, _, _ = write(data, tmp_path)
+    assert cfg.classes == (text, 'b')
+    assert cfg.train_dataloader.dataset.data_prefix.img == text
+    assert cfg.data_root == f'data/{text}/'
+
+
 @pytest.mark.parametrize('number', [1, 2, 30])
-def test_class_lines_are_a_tuple(number):
-    names = tuple(f'class, "{i}"' for i in range(number))
+@pytest.mark.parametrize('name', ['class, "{}"', 'traffic light {}', 'a-b  c-{}', "it's\\\n{}'"])
+def test_class_lines_are_a_tuple(number, name):
+    names = tuple(name.format(i) for i in range(number))
     scope = {}
     exec('\n'.join(class_lines(names)), scope)
     assert scope['classes'] == names
