@@ -16,7 +16,16 @@ from ..io.statistics import channel_statistics
 from ..models.variants import DEFAULT_VARIANT, Variant, resolve_variant
 from ..weights.published import find_published
 from .machine import Machine
-from .sizes import CPU_LIMITS, GPU_LIMITS, Sizes, detector_sizes, given_sizes, segmentor_sizes
+from .sizes import (
+    CPU_LIMITS,
+    GPU_LIMITS,
+    Limits,
+    Sizes,
+    detector_sizes,
+    given_detector_sizes,
+    given_segmentor_sizes,
+    segmentor_sizes,
+)
 
 DEFAULT_WEIGHTS, FROM_SCRATCH = 'convnext_tiny_1k_224', 'none'
 # Heads that suit what the data have, where the user names none.
@@ -24,6 +33,8 @@ MASK_HEAD, BOX_HEAD, MAP_HEAD = 'mask_rcnn', 'faster_rcnn', 'upernet'
 # What a head becomes without weights, unless the user names a size: a small network learns sooner.
 SMALL_HEADS = {MASK_HEAD: 'mask_rcnn_small', MAP_HEAD: 'upernet_small'}
 FROM_SCRATCH_LR = 1e-3
+# The share of the short side that crops have at most: images are reduced by this, and not padded.
+PADDED = 0.75
 # Images that a training sees, and bounds of its epochs. A training from pretrained weights needs
 # few; one on a CPU has to end on the same day.
 SEEN = {'pretrained on a GPU': 40_000, 'pretrained on a CPU': 4_000}
@@ -138,12 +149,7 @@ def make_plan(found: Found, name: str, head: Head, wishes: Wishes, machine: Mach
     from_scratch = weights == FROM_SCRATCH
     variant = _variant(wishes.arch, weights, head)
     limits = GPU_LIMITS if machine.gpu else CPU_LIMITS
-    if wishes.scale is not None:
-        sizes = given_sizes(wishes.scale, found.task == 'detection', limits)
-    elif found.task == 'detection':
-        sizes = detector_sizes(found.statistics, limits)
-    else:
-        sizes = segmentor_sizes(found.statistics, limits)
+    sizes = _sizes(found, wishes.scale, limits, from_scratch)
     number = found.splits['train'].number
     batch, batch_reason = machine.batch_size(variant, sizes.pixels)
     if wishes.batch is not None:
@@ -190,6 +196,19 @@ def _channels(found: Found) -> tuple[list[float], list[float]] | None:
         return None
     images = found.splits['train'].images.rglob('*')
     return channel_statistics(path for path in images if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _sizes(
+    found: Found, scale: tuple[int, int] | None, limits: Limits, from_scratch: bool
+) -> Sizes:
+    if found.task == 'detection':
+        if scale is not None:
+            return given_detector_sizes(scale, limits)
+        return detector_sizes(found.statistics, limits)
+    share = PADDED if from_scratch else 1.0
+    if scale is not None:
+        return given_segmentor_sizes(scale, limits, share)
+    return segmentor_sizes(found.statistics, limits, share)
 
 
 def _variant(arch: str | None, weights: str, head: Head) -> Variant:

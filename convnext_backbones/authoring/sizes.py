@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data.found import Statistics
@@ -11,6 +12,7 @@ STEP = 32  # the largest stride: sides that it divides waste nothing
 SMALL_OBJECT = 16
 # Images are enlarged at most this much: interpolation adds no details.
 MOST_ENLARGED = 2.0
+AS_ASKED = 'as asked for'
 # Sides below which UperNet's pyramid and the stride of 32 leave next to nothing of an image.
 LEAST_SIDE = 224
 
@@ -75,8 +77,14 @@ def detector_sizes(statistics: Statistics, limits: Limits) -> Sizes:
     return _with_crop(_scaled(long, short, factor), reason, limits.detector_crop)
 
 
-def segmentor_sizes(statistics: Statistics, limits: Limits) -> Sizes:
-    """Choose sizes for a segmentor: those of the images, unless they are very large or small."""
+def segmentor_sizes(statistics: Statistics, limits: Limits, share: float = 1.0) -> Sizes:
+    """Choose sizes for a segmentor: those of the images, unless they are very large or small.
+
+    Args:
+        statistics: Of the data.
+        limits: For the machine.
+        share: Of the short side, that crops have at most.
+    """
     long, short = _sides(statistics)
     factor = min(1.0, limits.long / long, limits.long / 2 / short)
     reason = _unchanged_or_reduced(factor, long, short)
@@ -85,13 +93,26 @@ def segmentor_sizes(statistics: Statistics, limits: Limits) -> Sizes:
         reason = f'images of {long} x {short}, enlarged: the last map has a stride of {STEP}'
     # Segmentors take any size: one that need not change stays.
     scale = (long, short) if factor == 1 else _scaled(long, short, factor)
-    return _with_crop(scale, reason, limits.segmentor_crop)
+    return _in_short_side(scale, reason, limits, share)
 
 
-def given_sizes(scale: tuple[int, int], detector: bool, limits: Limits) -> Sizes:
-    """Take the scale that a user wants."""
-    crop = limits.detector_crop if detector else limits.segmentor_crop
-    return _with_crop((max(scale), min(scale)), 'as asked for', crop)
+def given_detector_sizes(scale: Sequence[int], limits: Limits) -> Sizes:
+    """Take the long and short side that a user wants for a detector."""
+    return _with_crop((max(scale), min(scale)), AS_ASKED, limits.detector_crop)
+
+
+def given_segmentor_sizes(scale: Sequence[int], limits: Limits, share: float = 1.0) -> Sizes:
+    """Take the long and short side that a user wants for a segmentor."""
+    return _in_short_side((max(scale), min(scale)), AS_ASKED, limits, share)
+
+
+def _in_short_side(scale: tuple[int, int], reason: str, limits: Limits, share: float) -> Sizes:
+    """Bound square crops by a share of the short side."""
+    largest = max(STEP, int(share * scale[1]) // STEP * STEP)
+    if largest >= limits.segmentor_crop:
+        return _with_crop(scale, reason, limits.segmentor_crop)
+    side = min(largest, *scale)
+    return Sizes(scale, reason, (side, side), 'so that reduced images need little padding, or none')
 
 
 def _sides(statistics: Statistics) -> tuple[int, int]:

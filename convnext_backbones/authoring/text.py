@@ -21,7 +21,7 @@ MOST_NAME_LINES = 3
 def base_of(plan: Plan) -> str:
     """Return the file name of the base that a plan needs."""
     if plan.found.task == 'segmentation':
-        return 'label_maps.py'
+        return 'label_maps.py' if plan.weights else 'label_maps_scratch.py'
     return 'instances.py' if plan.head.needs_masks else 'boxes.py'
 
 

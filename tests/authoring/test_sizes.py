@@ -7,7 +7,8 @@ from convnext_backbones.authoring.sizes import (
     GPU_LIMITS,
     STEP,
     detector_sizes,
-    given_sizes,
+    given_detector_sizes,
+    given_segmentor_sizes,
     segmentor_sizes,
 )
 from convnext_backbones.data.found import Statistics
@@ -65,7 +66,14 @@ def test_changed_sides_are_multiples_of_the_stride(width):
 
 
 def test_a_user_may_give_the_scale():
-    sizes = given_sizes((600, 900), True, CPU_LIMITS)
+    sizes = given_detector_sizes((600, 900), CPU_LIMITS)
     assert sizes.scale == (900, 600)
     assert sizes.scale_reason == 'as asked for'
     assert sizes.crop == (320, 320)
+
+
+def test_crops_of_segmentors_lie_in_the_short_side():
+    assert segmentor_sizes(statistics(640, 480), GPU_LIMITS).crop == (480, 480)
+    assert segmentor_sizes(statistics(640, 480), GPU_LIMITS, 0.75).crop == (352, 352)
+    assert given_segmentor_sizes((200, 320), CPU_LIMITS, 0.75).crop == (128, 128)
+    assert given_segmentor_sizes((20, 20), CPU_LIMITS).crop == (20, 20)
