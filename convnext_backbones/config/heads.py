@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mmengine.config import Config
 
+from .errors import config_errors
 from .exchange import exchange
 from .toolbox_configs import close_toolbox_names, read_toolbox_config
 from .walk import transform_name, walk
@@ -77,7 +78,7 @@ def describe_head(head: str) -> Head:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: There is no such head.
+        ValueError: There is no such head, or its file is no config.
     """
     if head in OWN:
         scope, masks = OWN[head]
@@ -90,7 +91,8 @@ def describe_head(head: str) -> Head:
     elif name.endswith('.py'):
         if not Path(name).is_file():
             raise FileNotFoundError(f'expected a config file, found none at {name!r}')
-        cfg = Config.fromfile(name, import_custom_modules=False)
+        with config_errors():
+            cfg = Config.fromfile(name, import_custom_modules=False)
     else:
         raise ValueError(f'expected the name of a head, got {head!r}; {_hint(head)}')
     scope = cfg.get('default_scope') or name.partition('::')[0]
@@ -98,6 +100,8 @@ def describe_head(head: str) -> Head:
         raise ValueError(f'expected a config of mmdet or mmseg with a model, got {head!r}')
     cfg.default_scope = scope
     loads = _annotations(cfg)
+    if not cfg.get('train_dataloader'):  # a model alone
+        loads = [(any(path.endswith('mask_head') for path, _ in walk(cfg.model)), False)]
     return _described(
         head,
         cfg,

@@ -28,7 +28,7 @@ def read_toolbox_config(name: str) -> Config:
     if scope not in SCOPES:
         raise ValueError(f'expected a config of mmdet:: or mmseg::, got {name!r}')
     file = configs_folder(scope) / f'{path.removesuffix(".py")}.py'
-    if not file.is_file():
+    if '..' in file.parts or not file.is_file():
         close = close_toolbox_names(name)
         hint = f'did you mean {" or ".join(map(repr, close))}?' if close else 'check its spelling'
         raise ValueError(f'expected a config that {scope} ships, got {name!r}; {hint}')

@@ -58,6 +58,29 @@ def test_a_missing_file_and_a_config_without_a_model_are_refused(tmp_path):
         describe_head(str(tmp_path / 'data.py'))
 
 
+@pytest.mark.parametrize('text', ['model = (', '1 / 0', "_base_ = 'no.py'"])
+def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path, text):
+    path = tmp_path / 'own.py'
+    path.write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError)):
+        describe_head(str(path))
+
+
+def test_no_name_leads_out_of_the_configs_that_are_shipped():
+    with pytest.raises(ValueError, match='expected a config that mmdet ships'):
+        describe_head('mmdet::../../__init__')
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn', 'cascade_mask_rcnn'])
+def test_a_model_alone_says_by_its_heads_that_it_needs_masks(tmp_path, name):
+    base = ROOT / f'configs/_base_/models/{name}.py'
+    path = tmp_path / 'own.py'
+    path.write_text(f"_base_ = {str(base)!r}\ndefault_scope = 'mmdet'\n")
+    assert describe_head(str(path)).needs_masks
+    path.write_text(f'{path.read_text()}model = dict(roi_head=dict(mask_head=None))\n')
+    assert not describe_head(str(path)).needs_masks
+
+
 @pytest.mark.parametrize('name', [*OWN, *SHORT])
 def test_every_name_takes_a_convnext(name):
     model, optim_wrapper = head_settings(name, weights='convnext_tiny_1k_224', lr=7e-5)
