@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,8 +95,15 @@ def _without_training(found: Found) -> str:
     return f'No part is for training: found only {" and ".join(found.splits)}.'
 
 
-def _refusal(tree: Tree, task: str | None, found: Iterable[Found], notes: Iterable[str]) -> str:
+def _refusal(tree: Tree, task: str | None, found: Sequence[Found], notes: Iterable[str]) -> str:
     """Return why nothing is what was wanted."""
+    said = ''.join(f' {note}' for note in dict.fromkeys(notes))
+    others = [f'data for {one.task} in the layout of {one.layout}' for one in found]
+    if others:
+        return (
+            f'expected data for {task} in {str(tree.root)!r}, found {" and ".join(others)}; name '
+            f'another folder, or a head for {found[0].task}.{said}'
+        )
     listed = ', '.join(
         plural(number, noun)
         for noun, number in [
@@ -106,9 +113,7 @@ def _refusal(tree: Tree, task: str | None, found: Iterable[Found], notes: Iterab
             ('text file', len(tree.ending('.txt'))),
         ]
     )
-    other = ''.join(f' There are data for {one.task}, as {one.layout} has them.' for one in found)
-    said = ''.join(f' {note}' for note in dict.fromkeys(notes))
     return (
         f'expected {"data" if task is None else f"data for {task}"} in {str(tree.root)!r}, found '
-        f'{listed}, but none of: {LOOKED_FOR}.{other}{said}'
+        f'{listed}, but none of: {LOOKED_FOR}; name the folder that has some.{said}'
     )
