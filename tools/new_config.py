@@ -15,6 +15,7 @@ from pathlib import Path
 
 from convnext_backbones.authoring.new_config import write_config
 from convnext_backbones.authoring.plan import BOX_HEAD, DEFAULT_WEIGHTS, MAP_HEAD, MASK_HEAD, Wishes
+from convnext_backbones.authoring.sizes import STEP
 from convnext_backbones.checks.findings import ERROR, count_levels
 from convnext_backbones.checks.preflight import find_problems
 from convnext_backbones.config.errors import exit_with
@@ -41,7 +42,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--arch', help='size of the backbone (default: that of the weights)')
     parser.add_argument(
-        '--scale', type=int, nargs=2, metavar=('LONG', 'SHORT'), help='sides of scaled images'
+        '--scale', type=_side, nargs=2, metavar=('LONG', 'SHORT'), help='sides of scaled images'
     )
     parser.add_argument('--epochs', type=_positive, metavar='N', help='length of the training')
     parser.add_argument('--batch', type=_positive, metavar='N', help='images per step')
@@ -62,11 +63,13 @@ def write(args: argparse.Namespace, words: list[str]) -> Path:
     """Write the config that the command line asks for, and return its path."""
     name = Path(os.path.abspath(args.data)).name
     out = args.out or Path(f'{name}.py')
+    # Not with_name(), which of '..' makes a folder inside of the data, and refuses '.'.
+    beside = args.data.parent if args.data.name not in ('', '..') else args.data / '..'
     write_config(
         args.data,
         out,
         Wishes(args.head, args.weights, args.arch, args.scale, args.epochs, args.batch),
-        prepared=args.data_out or args.data.with_name(f'{name}_converted'),
+        prepared=args.data_out or beside / f'{name}_converted',
         configs=CONFIGS,
         command=shlex.join(['tools/new_config.py', *words]),
     )
@@ -79,20 +82,32 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     try:
         out = write(args, words)
+        findings = find_problems(load_run_config(out))
     except (OSError, TypeError, ValueError) as error:
         exit_with('new_config', error, args.traceback)
-    findings = find_problems(load_run_config(out))
     for finding in findings:
         print(finding)
-    print(f'{count_levels(findings)}; next: python tools/train.py {shlex.quote(str(out))}')
-    sys.exit(any(finding.level == ERROR for finding in findings))
+    failed = any(finding.level == ERROR for finding in findings)
+    config = shlex.quote(str(out))
+    step = f'python tools/train.py {config}'
+    if failed:
+        step = f'mend the errors; python tools/check.py {config} --fix DIR mends annotations'
+    print(f'{count_levels(findings)}; next: {step}')
+    sys.exit(failed)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'expected a number of at least 1, got {text}')
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number of at least 1, got {text!r}')
+    return int(text)
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or int(text) < STEP:
+        raise argparse.ArgumentTypeError(
+            f'expected whole numbers of at least {STEP}, the stride of the last map, got {text!r}'
+        )
+    return int(text)
 
 
 if __name__ == '__main__':

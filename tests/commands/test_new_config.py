@@ -1,5 +1,7 @@
 """From a folder to a trained model: the two commands that the README begins with."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +64,57 @@ def test_a_file_of_the_user_is_never_overwritten(write, tmp_path):
 
 def test_a_refusal_writes_nothing(write, tmp_path):
     Coco(tmp_path / 'data/mine').config()
-    assert 'a detector for the boxes' in write('data/mine', '--head', 'upernet', status='sentence')
+    said = write('data/mine', '--head', 'upernet', status='sentence')
+    assert 'found data for detection in the layout of COCO' in said
+    assert 'or a head for detection' in said
     assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (('--batch', 100), 'expected at most 2 images per step'),
+        (('--out', 'mine'), 'expected a name that ends in .py for --out'),
+        (('--out', 'data/mine/train.json/mine.py'), 'cannot write .*; name another with --out'),
+    ],
+)
+def test_a_refusal_leaves_no_split_data_behind(write, tmp_path, args, words):
+    Coco(tmp_path / 'data/mine').config()
+    (tmp_path / 'data/mine/val.json').unlink()
+    assert re.search(words, write('data/mine', *args, status='sentence'))
+    assert sorted(path.name for path in tmp_path.rglob('*mine*')) == ['mine']
+
+
+@pytest.mark.parametrize('flag', ['--scale 0 64', '--scale -5 64', '--batch x', '--epochs 0'])
+def test_numbers_that_cannot_be_are_refused(write, flag, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    write('data/mine', *flag.split(), status=2)
+
+
+@pytest.mark.parametrize('place, data', [('mine', '.'), ('mine/train', '..'), ('', 'mine/')])
+def test_data_are_split_beside_them_from_wherever_the_command_runs(
+    write, tmp_path, monkeypatch, place, data
+):
+    Coco(tmp_path / 'data/mine').config()
+    (tmp_path / 'data/mine/val.json').unlink()
+    before = sorted((tmp_path / 'data/mine').rglob('*'))
+    monkeypatch.chdir(tmp_path / 'data' / place)
+    write(data, *SHORT, '--out', tmp_path / 'configs/new/mine.py')
+    assert sorted((tmp_path / 'data/mine').rglob('*')) == before
+    assert (tmp_path / 'data/mine_converted/val.json').is_file()
+
+
+def test_folders_that_a_config_cannot_name_are_refused(write, tmp_path):
+    name = os.fsdecode(b'lat\xe9n')
+    Coco(tmp_path / 'data').config()
+    (tmp_path / 'data').rename(tmp_path / name)
+    assert 'expected names in UTF-8' in write(name, status='sentence')
+
+
+def test_errors_of_the_check_come_before_training(write, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    said = write('data/mine', '--weights', 'no.pth', status=1)
+    assert 'next: mend the errors' in said and 'tools/train.py' not in said
 
 
 def test_the_same_command_writes_the_same_config(write, tmp_path):
