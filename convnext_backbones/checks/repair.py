@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -27,7 +28,7 @@ from .data import reads_coco, reads_label_maps
 from .preflight import SPLITS, undisturbed
 from .repair_changes import Log, as_lines
 from .repair_coco import repair_coco
-from .repair_label_maps import plan_maps
+from .repair_label_maps import examine_maps, plan_maps
 from .sources import Source, build_sources
 
 LIST = 'changes.json'  # the file with every change
@@ -109,11 +110,10 @@ def _repair_files(
 ) -> dict[str, str]:
     """Write what is to be repaired; return the new names, relative to the folder, by old path."""
     coco = _coco_files(cfg, sources)
-    maps = {
-        os.path.abspath(source.dataset.data_prefix['seg_map_path']): source
-        for source in reversed(sources)
-        if reads_label_maps(source) and source.dataset.data_prefix.get('seg_map_path')
-    }
+    maps = defaultdict(list)  # one folder may have the maps of all splits
+    for source in filter(reads_label_maps, sources):
+        if source.dataset.data_prefix.get('seg_map_path'):
+            maps[os.path.abspath(source.dataset.data_prefix['seg_map_path'])].append(source)
     roots = [source.dataset.data_root or '.' for source in sources]
     base = _common_folder([*map(os.path.abspath, roots), *map(os.path.dirname, coco), *maps])
     targets = {}
@@ -126,10 +126,12 @@ def _repair_files(
             file = folder / targets[path]
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, text)
-    for path, source in maps.items():
-        log = Log(path)
-        plan = plan_maps(source, log)
-        repair.logs.append(log)
+    logs = {path: Log(path) for path in maps}
+    facts = {path: examine_maps(readers, logs[path]) for path, readers in maps.items()}
+    values = {value for ours in facts.values() for fact in ours.values() for value in fact.gray}
+    for path, readers in maps.items():
+        plan = plan_maps(readers[0], facts[path], values, logs[path])
+        repair.logs.append(logs[path])
         if plan:
             targets[path] = os.path.relpath(path, base)
             plan.write(folder / targets[path])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,11 @@ class Facts(NamedTuple):
     deep: bool = False
     palette: Mapping[int, int] = {}
     error: str = ''
+
+    @property
+    def gray(self) -> Colors:
+        """The labels; empty if the map is in color, or cannot be read."""
+        return self.values or frozenset()
 
 
 @dataclass
@@ -126,24 +131,41 @@ def pack(pixels: np.ndarray) -> np.ndarray:
     return (red << 16) + (green << 8) + blue
 
 
-def plan_maps(source: Source, log: Log) -> MapRepair | None:
-    """Find out how the label maps of a dataset are repaired; None if nothing is to be.
+def examine_maps(sources: Sequence[Source], log: Log) -> dict[str, Facts]:
+    """Read the label maps of a folder; return what each has, by path.
 
     Args:
-        source: A BaseSegDataset.
-        log: Gets the changes, and what cannot be decided.
+        sources: The datasets that read the folder, each a BaseSegDataset.
+        log: Gets the maps that are missing, cannot be read, or do not fit their image.
     """
-    folder = source.dataset.data_prefix['seg_map_path']
-    sizes = _list_maps(source, log)
-    facts = dict(zip(sizes, in_parallel(_examine, [*sizes], source.split, True), strict=True))
+    folder = sources[0].dataset.data_prefix['seg_map_path']
+    sizes = {path: size for source in sources for path, size in _list_maps(source, log).items()}
+    split = sources[0].split
+    facts = dict(zip(sizes, in_parallel(_examine, [*sizes], split, True), strict=True))
     for path, fact in facts.items():
         name = os.path.relpath(path, folder)
         if fact.error:
             log.leave(UNREADABLE, name)
         elif sizes[path] and fact.size != sizes[path]:
             log.leave(OTHER_SIZE, name)
-    readable = {path: fact for path, fact in facts.items() if not fact.error}
+    return facts
+
+
+def plan_maps(
+    source: Source, facts: dict[str, Facts], values: Set[int], log: Log
+) -> MapRepair | None:
+    """Find out how the label maps of a folder are repaired; None if nothing is to be.
+
+    Args:
+        source: A dataset that reads the folder.
+        facts: What each map has, by path.
+        values: The labels of the gray maps of all folders: a folder without objects of the second
+            class looks like one of masks of 0 and 255.
+        log: Gets the changes, and what cannot be decided.
+    """
+    folder = source.dataset.data_prefix['seg_map_path']
     repair = MapRepair(folder, facts)
+    readable = {path: fact for path, fact in facts.items() if not fact.error}
     in_color = [fact for fact in readable.values() if fact.colors is not None]
     if in_color:
         repair.by_color = _color_table(source, readable.values())
@@ -156,24 +178,31 @@ def plan_maps(source: Source, log: Log) -> MapRepair | None:
         # Black and white alone are labels rather than void.
         if unknown or (all_gray and {repair.by_color[color] for color in colors} == {UNLABELED}):
             repair.by_color = {}
-    _decide(repair, readable, source, log)
-    suffix = source.dataset.seg_map_suffix.lower()
-    if repair.kinds and not suffix.endswith(LOSSLESS):
-        log.leave(LOSSY.format(suffix))
+    _decide(repair, readable, values, source, log)
+    lossy = sorted({Path(path).suffix.lower() for path in repair.kinds} - {*LOSSLESS})
+    if lossy:
+        log.leave(LOSSY.format(' and '.join(lossy)))
         return None
     for path, kinds in repair.kinds.items():
         fact = facts[path]
-        before = [*map(_rgb, sorted(fact.colors))] if fact.colors else sorted(fact.values or ())
+        before = [*map(_rgb, sorted(fact.colors))] if fact.colors else sorted(fact.gray)
         name = os.path.relpath(path, folder)
         log.change('; '.join(kinds), name, before, sorted(_labels_of(repair, fact)))
     return repair if repair.kinds else None
 
 
-def _decide(repair: MapRepair, readable: Mapping[str, Facts], source: Source, log: Log) -> None:
+def _decide(
+    repair: MapRepair,
+    readable: Mapping[str, Facts],
+    everywhere: Set[int],
+    source: Source,
+    log: Log,
+) -> None:
     """Note what is done to each map, and the labels that are of no class then."""
     two = len(source.classes) == 2 and not source.dataset.reduce_zero_label
-    values = {value for fact in readable.values() for value in fact.values or ()}
-    repair.binary = bool(two and not repair.by_color and values in [{0, top} for top in HIGHEST])
+    values = {value for fact in readable.values() for value in fact.gray}
+    masks = any(everywhere == {0, top} and top in values for top in HIGHEST)
+    repair.binary = two and not repair.by_color and masks
     for path, fact in readable.items():
         kinds = []
         if fact.colors is not None:
@@ -191,7 +220,7 @@ def _labels_of(repair: MapRepair, fact: Facts) -> set[int]:
     """Return the labels of a map as they are written."""
     if fact.colors is not None and repair.by_color:
         return {repair.by_color[color] for color in fact.colors}
-    return {repair.label(value) for value in fact.values or ()}
+    return {repair.label(value) for value in fact.gray}
 
 
 def _leave_foreign(

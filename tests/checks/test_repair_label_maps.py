@@ -76,6 +76,29 @@ def test_healthy_maps_are_left_alone(maps, tmp_path):
     assert not kinds and not left and not (tmp_path / 'out').exists()
 
 
+def test_splits_that_share_a_folder(maps, tmp_path):
+    """As in PASCAL VOC: files with names divide what is in one folder."""
+    save(maps, RED, GREEN)
+    cfg = maps.config(**PLAIN)
+    for split, names in (('train', ['1', '2']), ('val', ['3'])):
+        (maps.folder / f'{split}.txt').write_text('\n'.join(names))
+        prefix = dict(img_path='images/train', seg_map_path='maps/train')
+        cfg[f'{split}_dataloader'].dataset.update(ann_file=f'{split}.txt', data_prefix=prefix)
+    repair = repair_data(cfg, tmp_path / 'out')
+    assert [len(log.changes) for log in repair.logs] == [3]
+    for number in range(1, 4):
+        assert labels(tmp_path / f'out/maps/train/{number}.png') == [0, 1, 0, 1]
+    assert check_files(repair.config) == []
+
+
+def test_a_split_of_one_class_and_void_is_no_mask(maps, tmp_path):
+    """0 and 255 alone, but other maps say that the second class is 1."""
+    save(maps, 0, 1, 255)
+    save(maps, 0, 255, splits=['val'])
+    repair, kinds, left = repaired(maps, tmp_path)
+    assert repair.folder is None and not kinds and not left
+
+
 def test_colors_of_indexed_maps_beside(maps, tmp_path):
     """Some maps have a palette, the others its colors."""
     save(maps, RED, GREEN)
