@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
@@ -105,7 +106,13 @@ def exchange(
     networks = list(_networks(model))
     if not networks:
         raise ValueError(f'expected a model with a backbone, found none in {kind_of(model)}')
-    notes = [note for network in networks for note in _lost_weights(network, cfg)]
+    weights = None if weights is None else os.fspath(weights)
+    stays = arch is None and weights is None
+    # What our own config, or mmpretrain's, says of its images remains true without new weights.
+    is_kept = weights is None and all(
+        is_ours(network.backbone) or is_mmpretrains(network.backbone) for network in networks
+    )
+    notes = [note for network in networks for note in _lost_weights(network, cfg, stays)]
     scope = cfg.get('default_scope', 'mmdet')
     for network in networks:
         notes += _exchange(network, scope, arch, weights, options)
@@ -116,7 +123,7 @@ def exchange(
             )
     backbone = networks[0].backbone
     name = weights or (backbone.get('init_cfg') or {}).get('checkpoint')
-    set_normalization(cfg, _normalization(name))
+    set_normalization(cfg, _normalization(name), keep=is_kept)
     recipe = recipe_for(scope, kind_of(model), _size(backbone), name)
     notes += [f'not taken over: {phrase}' for phrase in set_optimizer(cfg, recipe, lr)]
     if name is None:
@@ -182,6 +189,8 @@ def _backbone(
             kept.pop(key, None)
         for key in ('stem_type', 'patch_size', 'init_cfg'):
             kept.pop(key, None)
+        if weights is None:
+            kept.pop('frozen_stages', None)  # random ones must be trained
     published = find_published(weights) if weights else None
     fitting = published.backbone_options() if published else {}
     if arch is not None and 'arch' in fitting:
@@ -215,13 +224,13 @@ def _normalization(weights: str | None) -> dict[str, Any]:
     return dict(mean=[*mean], std=[*std], bgr_to_rgb=True)
 
 
-def _lost_weights(network: Any, cfg: Config) -> Iterator[str]:
+def _lost_weights(network: Any, cfg: Config, stays: bool) -> Iterator[str]:
     """Yield phrases about weights that belong to the old backbone, and forget those of the whole.
 
-    Weights of the backbone go with it.
+    Weights of the backbone go with it. A ConvNeXt keeps all of them if it ``stays`` as it is.
     """
     old = network.backbone
-    if is_ours(old) or is_mmpretrains(old):
+    if stays and (is_ours(old) or is_mmpretrains(old)):
         return
     start = old.get('init_cfg')
     starts = [start] if isinstance(start, dict) else start or []

@@ -151,16 +151,18 @@ def _scale_schedule(cfg: Config, lr: float, old_lr: float | None) -> None:
 # --- images ---------------------------------------------------------------------------------
 
 
-def set_normalization(cfg: Config, normalization: dict[str, Any]) -> None:
+def set_normalization(cfg: Config, normalization: dict[str, Any], *, keep: bool = False) -> None:
     """Set mean, std and order of the channels in every data preprocessor; pad detectors' images.
 
     Args:
         cfg: Changed in place.
         normalization: ``mean``, ``std`` and ``bgr_to_rgb``.
+        keep: Whether a data preprocessor that has a mean stays as it is.
     """
     for preprocessor in _preprocessors(cfg):
-        preprocessor.update(normalization)
-        preprocessor.pop('rgb_to_bgr', None)
+        if not keep or preprocessor.get('mean') is None:
+            preprocessor.update(normalization)
+            preprocessor.pop('rgb_to_bgr', None)
         if cfg.get('default_scope', 'mmdet') == 'mmdet':
             preprocessor['pad_size_divisor'] = max(preprocessor.get('pad_size_divisor') or 1, PAD)
 

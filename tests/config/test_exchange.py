@@ -1,5 +1,7 @@
 """A ConvNeXt takes the place of other backbones; necks, heads and the optimizer follow."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -196,6 +198,34 @@ def test_what_is_lost_is_said(monkeypatch):
 
 
 # --- weights --------------------------------------------------------------------------------
+
+
+def ours(**backbone) -> Config:
+    cfg, _ = exchange(read_toolbox_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco'), ARCH)
+    cfg.model.backbone |= backbone
+    cfg.model.data_preprocessor |= dict(mean=[1.0] * 4, std=[2.0] * 4)
+    cfg.load_from = 'mine.pth'
+    return cfg
+
+
+def test_a_config_of_ours_keeps_what_it_says_until_something_else_is_asked_for():
+    start = dict(type='PretrainedConvNeXt', checkpoint='mine.pth')
+    cfg = ours(frozen_stages=2, in_chans=4, init_cfg=start)
+    same, notes = exchange(cfg)
+    assert same.model == cfg.model and same.load_from == 'mine.pth' and notes == []
+    other, notes = exchange(cfg, 'atto')
+    assert other.model.data_preprocessor.mean == [1.0] * 4
+    # What is random is not frozen, and nothing of another size is loaded.
+    assert not {'frozen_stages', 'init_cfg'} & {*other.model.backbone}
+    assert other.load_from is None and 'load_from is gone (mine.pth)' in notes
+    weighty, _ = exchange(cfg, weights='convnext_small_1k_224')
+    assert weighty.model.backbone.frozen_stages == 2
+    assert weighty.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+
+
+def test_a_file_of_weights_may_be_a_path():
+    cfg = exchanged('mmdet::retinanet/retinanet_r50_fpn_1x_coco', weights=Path('mine.pth'))
+    assert cfg.model.backbone.init_cfg.checkpoint == 'mine.pth'
 
 
 def test_published_weights_bring_their_size_their_options_and_their_pixels():
