@@ -21,6 +21,10 @@ SETTING = 'image_channels'
 LOADER = 'LoadImageFromFile'
 DETECTION_PREPROCESSOR = 'DetDataPreprocessor'
 ANY_CHANNELS_PREPROCESSOR = 'AnyChannelsDetDataPreprocessor'
+# Entries of a config; among the hooks, RTMDet's has a pipeline for the last epochs.
+WITH_PIPELINES = (
+    'train_dataloader', 'val_dataloader', 'test_dataloader', 'tta_pipeline', 'custom_hooks',
+)  # fmt: skip
 # Augmentations that convert RGB of 8 bits to hue and saturation.
 OF_COLORS = ('PhotoMetricDistortion', 'YOLOXHSVRandomAug', 'ColorTransform', 'Color', 'CLAHE')
 
@@ -44,7 +48,7 @@ def set_channels(cfg: Config) -> None:
         return
     mean, std = _read(setting)
     removed: list[str] = []
-    for name in (*(f'{split}_dataloader' for split in ('train', 'val', 'test')), 'tta_pipeline'):
+    for name in WITH_PIPELINES:
         if cfg.get(name):
             cfg[name] = _with_loaders(cfg[name], removed)
     if removed:

@@ -60,6 +60,14 @@ def test_images_are_normalized_channel_by_channel(path, channels):
     assert torch.allclose(found, (loaded - mean) / std)
 
 
+def test_the_pipeline_of_the_last_epochs_loads_all_channels():
+    cfg = load_config(CONFIGS / 'heads/rtmdet_convnext_t.py', dict(image_channels=FOUR))
+    (hook,) = [one for one in cfg.custom_hooks if one.type == 'PipelineSwitchHook']
+    names = [type_name(transform) for transform in hook.switch_pipeline]
+    assert names[0] == 'LoadImageFromFile' and 'YOLOXHSVRandomAug' not in names
+    assert hook.switch_pipeline[0].imdecode_backend == 'rasterio'
+
+
 def test_a_published_config_has_the_effect(tmp_path):
     plain = plain_config(load_config(DET, dict(image_channels=FOUR)))
     (tmp_path / 'plain.json').write_text(json.dumps(plain))
