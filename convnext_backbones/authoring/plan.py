@@ -10,7 +10,9 @@ from typing import Any
 
 from ..config import describe_head, head_settings
 from ..config.heads import Head
+from ..config.walk import type_name, walk
 from ..data.found import Found
+from ..data.tree import plural
 from ..io.images import IMAGE_SUFFIXES
 from ..io.statistics import channel_statistics
 from ..models.variants import DEFAULT_VARIANT, Variant, resolve_variant
@@ -156,11 +158,7 @@ def make_plan(found: Found, name: str, head: Head, wishes: Wishes, machine: Mach
         batch, batch_reason = wishes.batch, 'as asked for'
     elif number < batch:
         batch, batch_reason = number, 'all images'
-    if batch > number:
-        raise ValueError(
-            f'expected at most {number} images per step, one for each image to train on, got '
-            f'--batch {batch}; an epoch would have no step'
-        )
+    _refuse_batch(batch, found, name, head)
     seen = SEEN_FROM_SCRATCH if from_scratch else SEEN[f'pretrained on a {_device(machine)}']
     epochs = min(max(math.ceil(seen / number), LEAST_EPOCHS), MOST_EPOCHS)
     epochs_reason = f'{epochs * number:,} images, each of {number:,} many times'
@@ -221,6 +219,29 @@ def _variant(arch: str | None, weights: str, head: Head) -> Variant:
     backbone = head.config.model.get('backbone') or {}
     keeps = weights == FROM_SCRATCH and backbone.get('type') == 'ConvNeXt'
     return resolve_variant(backbone['arch'] if keeps else DEFAULT_VARIANT)
+
+
+def _refuse_batch(batch: int, found: Found, name: str, head: Head) -> None:
+    """Raise ValueError if no step, or none with a batch norm, can be made of so many images."""
+    number = found.splits['train'].number
+    if batch > number:
+        raise ValueError(
+            f'expected at most {number} images per step, one for each image to train on, got '
+            f'--batch {batch}; an epoch would have no step'
+        )
+    if batch == 1 and found.task == 'segmentation' and _has_batch_norms(head):
+        raise ValueError(
+            f'expected at least 2 images per step for the batch norms of {name!r}, got 1 with '
+            f'{plural(number, "image")} to train on; annotate more, or give a larger --batch'
+        )
+
+
+def _has_batch_norms(head: Head) -> bool:
+    """Whether a head has batch norms, which fail on one image where it is pooled to one value."""
+    return any(
+        'BN' in type_name(part) and not path.startswith('backbone')  # which is exchanged
+        for path, part in walk(head.config.model)
+    )
 
 
 def _device(machine: Machine) -> str:

@@ -13,6 +13,9 @@ SMALL_OBJECT = 16
 # Images are enlarged at most this much: interpolation adds no details.
 MOST_ENLARGED = 2.0
 AS_ASKED = 'as asked for'
+# What RandomResize of the bases does.
+RESIZED_FOR_DETECTORS = 'enlarged or reduced by up to a fourth'
+RESIZED_FOR_SEGMENTORS = 'enlarged or reduced by a factor of up to 2'
 # Sides below which UperNet's pyramid and the stride of 32 leave next to nothing of an image.
 LEAST_SIDE = 224
 
@@ -74,7 +77,10 @@ def detector_sizes(statistics: Statistics, limits: Limits) -> Sizes:
             f'images of {long} x {short} times {factor:.2g}: a tenth of the objects is smaller '
             f'than {small:.0f} pixels'
         )
-    return _with_crop(_scaled(long, short, factor), reason, limits.detector_crop)
+    scale = _scaled(long, short, factor)
+    if factor == 1 and scale != (long, short):
+        reason = f'the images have {long} x {short} pixels: the nearest multiples of {STEP}'
+    return _with_crop(scale, reason, limits.detector_crop, RESIZED_FOR_DETECTORS)
 
 
 def segmentor_sizes(statistics: Statistics, limits: Limits, share: float = 1.0) -> Sizes:
@@ -98,7 +104,8 @@ def segmentor_sizes(statistics: Statistics, limits: Limits, share: float = 1.0) 
 
 def given_detector_sizes(scale: Sequence[int], limits: Limits) -> Sizes:
     """Take the long and short side that a user wants for a detector."""
-    return _with_crop((max(scale), min(scale)), AS_ASKED, limits.detector_crop)
+    sides = max(scale), min(scale)
+    return _with_crop(sides, AS_ASKED, limits.detector_crop, RESIZED_FOR_DETECTORS)
 
 
 def given_segmentor_sizes(scale: Sequence[int], limits: Limits, share: float = 1.0) -> Sizes:
@@ -110,7 +117,7 @@ def _in_short_side(scale: tuple[int, int], reason: str, limits: Limits, share: f
     """Bound square crops by a share of the short side."""
     largest = max(STEP, int(share * scale[1]) // STEP * STEP)
     if largest >= limits.segmentor_crop:
-        return _with_crop(scale, reason, limits.segmentor_crop)
+        return _with_crop(scale, reason, limits.segmentor_crop, RESIZED_FOR_SEGMENTORS)
     side = min(largest, *scale)
     return Sizes(scale, reason, (side, side), 'so that reduced images need little padding, or none')
 
@@ -126,10 +133,10 @@ def _unchanged_or_reduced(factor: float, long: int, short: int) -> str:
     return f'images of {long} x {short} times {factor:.2g}: larger ones take too long here'
 
 
-def _with_crop(scale: tuple[int, int], reason: str, largest: int) -> Sizes:
+def _with_crop(scale: tuple[int, int], reason: str, largest: int, resized: str) -> Sizes:
     crop = (min(largest, scale[1]), min(largest, scale[0]))
     if crop == scale[::-1]:
-        why = 'of images that are enlarged or reduced by up to a fourth'
+        why = f'of images that are {resized}'
     else:
         why = f'at most {largest} pixels wide and high, for memory and time'
     return Sizes(scale, reason, crop, why)

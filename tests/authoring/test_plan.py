@@ -87,6 +87,14 @@ def test_more_images_per_step_than_there_are_is_refused():
         plan(with_images(detection(), 3), Wishes(batch=4))
 
 
+def test_one_image_per_step_is_refused_where_a_batch_norm_pools_it_to_one_value():
+    with pytest.raises(ValueError, match="for the batch norms of 'upernet', got 1 with 1 image "):
+        plan(with_images(label_maps(), 1))
+    with pytest.raises(ValueError, match='give a larger --batch'):
+        plan(label_maps(), Wishes('deeplabv3plus', batch=1))
+    assert plan(label_maps(), Wishes('mask2former_semantic', batch=1)).batch == 1
+
+
 @pytest.mark.parametrize('found, name', [(detection(), 'mask_rcnn'), (label_maps(), 'upernet')])
 def test_without_weights_a_small_network_learns_at_a_high_rate(found, name):
     wishes = Wishes(weights='none')

@@ -77,3 +77,13 @@ def test_crops_of_segmentors_lie_in_the_short_side():
     assert segmentor_sizes(statistics(640, 480), GPU_LIMITS, 0.75).crop == (352, 352)
     assert given_segmentor_sizes((200, 320), CPU_LIMITS, 0.75).crop == (128, 128)
     assert given_segmentor_sizes((20, 20), CPU_LIMITS).crop == (20, 20)
+
+
+def test_reasons_say_what_is_done():
+    tiny = detector_sizes(statistics(5, 4), GPU_LIMITS)
+    assert tiny.scale == (32, 32)
+    assert 'the nearest multiples of 32' in tiny.scale_reason
+    assert 'by up to a fourth' in tiny.crop_reason
+    square = segmentor_sizes(statistics(512, 512), GPU_LIMITS)
+    assert square.crop == square.scale == (512, 512)
+    assert 'by a factor of up to 2' in square.crop_reason
