@@ -149,6 +149,16 @@ class TiffFile:
             or 'NBITS' in of_band
         )
 
+    @property
+    def is_gray(self) -> bool:
+        """Whether decoders that make three channels take the first for gray."""
+        return self.dataset.colorinterp[0].name != 'red'
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether the channels lie one after another."""
+        return self.channels > 1 and self.dataset.profile.get('interleave') == 'band'
+
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Return a window of pixels, in OpenMMLab's order of channels.
 

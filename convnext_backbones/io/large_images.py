@@ -6,23 +6,27 @@ which the limit of pixels in :mod:`.images` bounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .geotiff import Georeference, TiffFile, has_rasterio, is_tiff, open_tiff
 from .images import (
     ANY_CHANNELS,
     ORIENTATION,
-    PILLOWS_LIMIT_LIFTED,
     UnreadableFileError,
     read_image,
     reason,
 )
+
+# The tag of what channels beyond gray or RGB are, and its value for an alpha that colors are not
+# multiplied with yet.
+EXTRA_SAMPLES, STRAIGHT_ALPHA = 338, 2
 
 
 class WindowedImage(Protocol):
@@ -65,8 +69,9 @@ class TiffImage:
 
     is_tiff = True
 
-    def __init__(self, file: TiffFile, as_stored: bool) -> None:
+    def __init__(self, file: TiffFile, as_stored: bool, multiplies: bool = False) -> None:
         self.file = file
+        self.multiplies = multiplies
         self.height, self.width = file.height, file.width
         self.georeference = file.georeference
         self.as_stored = as_stored
@@ -74,7 +79,7 @@ class TiffImage:
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Return a window."""
         pixels = self.file.read(top, left, height, width)
-        return pixels if self.as_stored else _as_color(pixels)
+        return pixels if self.as_stored else _as_color(pixels, self.file, self.multiplies)
 
 
 @contextmanager
@@ -110,42 +115,60 @@ def _open(path: Path, flag: str, backend: str | None, stack: ExitStack) -> Windo
     if not by_windows:
         return DecodedImage(read_image(path, flag, backend))
     tiff = stack.enter_context(open_tiff(path))
-    if _reads_alike(tiff, path, flag, backend):
-        return TiffImage(tiff, backend == ANY_CHANNELS)
+    tags = _tags(path)
+    if _reads_alike(tiff, tags, flag, backend):
+        straight = tuple(tags.get(EXTRA_SAMPLES, ()))[:1] == (STRAIGHT_ALPHA,)
+        return TiffImage(tiff, backend == ANY_CHANNELS, straight)
     return DecodedImage(read_image(path, flag, backend), tiff.georeference, True)
 
 
-def _reads_alike(tiff: TiffFile, path: Path, flag: str, backend: str | None) -> bool:
+def _reads_alike(tiff: TiffFile, tags: Mapping[int, Any], flag: str, backend: str | None) -> bool:
     """Whether windows of a TIFF have the pixels that decoding it as a whole gives."""
     if backend == ANY_CHANNELS:
         return True
     known = flag == 'color' and backend in (None, 'cv2')
     integers = tiff.dtype in ('uint8', 'uint16') and tiff.channels <= 4
-    return known and integers and tiff.is_plain and not _is_turned(path)
+    return known and integers and tiff.is_plain and tags.get(ORIENTATION, 1) == 1
 
 
-def _is_turned(path: Path) -> bool:
+def _tags(path: Path) -> Mapping[int, Any]:
+    """Return the tags of the first image of a TIFF; none if Pillow cannot read them."""
     try:
-        with PILLOWS_LIMIT_LIFTED, Image.open(path) as image:  # which reads the header only
-            return image.getexif().get(ORIENTATION, 1) != 1
-    except (OSError, ValueError):
-        return False
+        with path.open('rb') as file:
+            start = file.read(8)
+            if 43 in start[2:4]:  # BigTIFF
+                start += file.read(8)
+            tags = ImageFileDirectory_v2(start)
+            file.seek(tags.next)
+            tags.load(file)
+            return dict(tags)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return {}
 
 
-def _as_color(pixels: np.ndarray) -> np.ndarray:
-    """Return channels of a TIFF as BGR of 8 bits, as OpenCV does.
+def _as_color(pixels: np.ndarray, file: TiffFile, multiplies: bool) -> np.ndarray:
+    """Return channels of a TIFF as BGR of 8 bits, as OpenCV does by means of libtiff.
 
     Args:
-        pixels: (H, W, channels): gray, gray and alpha, BGR, or RGB and alpha; uint8 or uint16.
+        pixels: (H, W, channels) of the file, BGR or in its order; uint8 or uint16.
+        file: Which says what the channels are.
+        multiplies: Whether the channel after the colors is an alpha that they are multiplied with;
+            libtiff leaves it out if gray and alpha lie pixel by pixel.
 
     Returns:
         (H, W, 3), uint8.
     """
-    gray = pixels.shape[2] < 3
+    if file.channels == 3:
+        pixels = pixels[..., ::-1]
+    gray_by_pixel = file.is_gray and not file.is_planar
+    colors = 1 if file.is_gray else 3
+    pixels = pixels[..., : colors + 1]
     if pixels.dtype == np.uint16:
-        # libtiff's two ways for gray and for color.
         wide = pixels.astype(np.uint32)
-        pixels = (wide >> 8 if gray else (wide + 128) // 257).astype(np.uint8)
-    if gray:
+        pixels = (wide >> 8 if gray_by_pixel else (wide + 128) // 257).astype(np.uint8)
+    if multiplies and pixels.shape[2] > colors and not gray_by_pixel:
+        wide = pixels.astype(np.uint32)
+        pixels = ((wide[..., :-1] * wide[..., -1:] + 127) // 255).astype(np.uint8)
+    if file.is_gray:
         return pixels[..., :1].repeat(3, axis=2)
-    return pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[..., 2::-1])
+    return np.ascontiguousarray(pixels[..., 2::-1])

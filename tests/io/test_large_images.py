@@ -32,6 +32,23 @@ def test_windows_of_a_tiff(channels, dtype, tmp_path, monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16'])
+@pytest.mark.parametrize('interleave', ['pixel', 'band'])
+@pytest.mark.parametrize('alpha', ['YES', 'NO', 'PREMULTIPLIED'])
+@pytest.mark.parametrize(
+    ('photometric', 'channels'), [('RGB', 3), ('RGB', 4), *(('MINISBLACK', n) for n in range(1, 5))]
+)
+def test_gray_and_alpha_are_those_of_the_whole_image(
+    dtype, interleave, alpha, photometric, channels, tmp_path
+):
+    path = tmp_path / 'a.tif'
+    form = dict(interleave=interleave, alpha=alpha, photometric=photometric)
+    write_tiff(path, noise(channels, dtype), **form)
+    with open_windows(path) as image:
+        assert isinstance(image, TiffImage)
+        assert np.array_equal(image.read(0, 0, 60, 80), read_image(path))
+
+
 @pytest.mark.parametrize('kind', ['P', '1', 'CMYK', 'turned'])
 def test_tiffs_that_need_a_conversion_are_decoded_as_a_whole(kind, tmp_path):
     path = tmp_path / 'a.tif'
