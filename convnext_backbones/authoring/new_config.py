@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import describe_head
+from ..config.classes import read_classes
 from ..data.find import find_data
 from ..data.found import Found
 from ..data.prepare import prepare
@@ -65,7 +66,7 @@ def write_config(
 
 def _write(plan: Plan, out: Path, configs: Path, command: str, say: Callable[[str], None]) -> None:
     """Write a plan as a config, and the names of many classes beside it."""
-    classes, listed = plan.found.classes, ''
+    classes, listed = read_classes(plan.found.classes), ''  # refuses what are no names
     texts = {}
     if needs_classes_file(plan):
         path = out.with_name(f'{out.stem}_classes.txt')
@@ -87,6 +88,11 @@ def _refuse_names(data: Path, out: Path, prepared: Path) -> None:
     """Raise ValueError if a path cannot be written in a config, or is not that of a config."""
     if out.suffix != '.py':
         raise ValueError(f'expected a name that ends in .py for --out, got {str(out)!r}')
+    if Path(os.path.abspath(prepared)).is_relative_to(os.path.abspath(data)):
+        raise ValueError(
+            f'expected a folder outside of the data for --data-out, got {str(prepared)!r}, which '
+            f'would change {str(data)!r}'
+        )
     for path in map(os.path.abspath, (data, out, prepared)):
         try:
             path.encode()

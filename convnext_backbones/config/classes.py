@@ -83,7 +83,7 @@ def read_classes(setting: str | Sequence[str | int]) -> tuple[str, ...]:
     """
     if isinstance(setting, str):
         path = Path(setting)
-        setting = path.read_text().splitlines() if path.is_file() else [setting]
+        setting = path.read_text(encoding='utf-8').splitlines() if path.is_file() else [setting]
     names: list[str] = []
     for entry in setting:
         name = str(entry) if type(entry) is int else entry  # a bool is no name

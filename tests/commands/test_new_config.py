@@ -75,6 +75,7 @@ def test_a_refusal_writes_nothing(write, tmp_path):
     [
         (('--batch', 100), 'expected at most 2 images per step'),
         (('--out', 'mine'), 'expected a name that ends in .py for --out'),
+        (('--data-out', 'data/mine/new'), 'expected a folder outside of the data'),
         (('--out', 'data/mine/train.json/mine.py'), 'cannot write .*; name another with --out'),
     ],
 )
@@ -83,6 +84,15 @@ def test_a_refusal_leaves_no_split_data_behind(write, tmp_path, args, words):
     (tmp_path / 'data/mine/val.json').unlink()
     assert re.search(words, write('data/mine', *args, status='sentence'))
     assert sorted(path.name for path in tmp_path.rglob('*mine*')) == ['mine']
+
+
+def test_a_class_without_a_name_is_refused_before_anything_is_written(write, tmp_path):
+    coco = Coco(tmp_path / 'data/mine')
+    coco.content['train']['categories'][0]['name'] = ' '
+    coco.config()
+    (tmp_path / 'data/mine/val.json').unlink()
+    assert 'expected names' in write('data/mine', status='sentence')
+    assert [path.name for path in tmp_path.rglob('*mine*')] == ['mine']
 
 
 @pytest.mark.parametrize('flag', ['--scale 0 64', '--scale -5 64', '--batch x', '--epochs 0'])
