@@ -138,7 +138,7 @@ class Predictor:
 
         Raises:
             ValueError: The results, which have the size of the image, would not fit into memory;
-                or the image is too narrow to be scaled.
+                or the image is too narrow to be scaled, or has another number of channels.
         """
         height, width = image.shape[:2]
         needed, free = height * width * self.bytes_per_pixel(), available_memory()
@@ -148,6 +148,7 @@ class Predictor:
                 f'and {free / 2**30:.1f} GiB of memory are free; predict in tiles (--tiles), or '
                 'scale down'
             )
+        self._check_channels(image)
         # Some configs ask mmdet to pack the id.
         try:
             data = self.pipeline(dict(img=image, img_id=0))
@@ -158,6 +159,16 @@ class Predictor:
             ) from error
         with torch.no_grad():
             return self.model.test_step(pseudo_collate([data]))[0]
+
+    def _check_channels(self, image: np.ndarray) -> None:
+        """Refuse what the normalization would broadcast: one channel for several."""
+        mean = getattr(getattr(self.model, 'data_preprocessor', None), 'mean', None)
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        if mean is not None and len(mean) not in (1, channels):
+            raise ValueError(
+                f'expected an image of {len(mean)} channels, as many as the mean in the config has '
+                f'numbers, got {channels}'
+            )
 
     def bytes_per_pixel(self) -> int:
         """Return the least memory per pixel of the results: scores of the classes, or masks."""

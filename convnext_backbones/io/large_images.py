@@ -128,7 +128,8 @@ def _reads_alike(tiff: TiffFile, tags: Mapping[int, Any], flag: str, backend: st
         return True
     known = flag == 'color' and backend in (None, 'cv2')
     integers = tiff.dtype in ('uint8', 'uint16') and tiff.channels <= 4
-    return known and integers and tiff.is_plain and tags.get(ORIENTATION, 1) == 1
+    as_it_is = bool(tags) and tags.get(ORIENTATION, 1) == 1  # without tags, nobody knows
+    return known and integers and tiff.is_plain and as_it_is
 
 
 def _tags(path: Path) -> Mapping[int, Any]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from pycocotools import mask as coco
 from support.channels import write_tiff
 from support.stand_ins import CLASSES, detector, segmentor
 
+from convnext_backbones.inference.predictor import Predictor
 from convnext_backbones.inference.tiled import predict_file
 from convnext_backbones.inference.tiles import Tiling
 
@@ -172,6 +174,7 @@ LARGE = """
 import resource
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from support.stand_ins import detector, segmentor
@@ -205,3 +208,14 @@ def test_30000_x_30000_pixels_take_the_memory_of_a_tile(form, task, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.split()[-1]) < 1.25  # GiB; the image has 2.5
+
+
+def test_one_channel_does_not_stand_for_several():
+    """The normalization would broadcast it."""
+    predictor = object.__new__(Predictor)
+    predictor.task, predictor.classes = 'mmseg', CLASSES
+    mean = torch.zeros(4, 1, 1)
+    predictor.model = SimpleNamespace(data_preprocessor=SimpleNamespace(mean=mean))
+    for channels in (1, 3, 5):
+        with pytest.raises(ValueError, match=f'of 4 channels.* got {channels}'):
+            predictor.predict(np.zeros((64, 64, channels), np.float32))
