@@ -17,6 +17,7 @@ from ..io.images import IMAGE_SUFFIXES
 from ..io.statistics import channel_statistics
 from ..models.variants import DEFAULT_VARIANT, Variant, resolve_variant
 from ..weights.published import find_published
+from ..weights.zoo import local_file
 from .machine import Machine
 from .sizes import (
     CPU_LIMITS,
@@ -104,8 +105,11 @@ def choose_head(found: Found, wishes: Wishes) -> tuple[str, Head]:
     """Return the name of a head, and what is known of it.
 
     Raises:
+        FileNotFoundError: There are no such weights, or no such file.
         ValueError: There is no such head, or it needs something that the data do not have.
     """
+    if wishes.weights not in (None, FROM_SCRATCH):
+        local_file(wishes.weights)  # knows what can be found, also for a later download
     name = wishes.head
     if name is None:
         boxes = MASK_HEAD if found.has_masks else BOX_HEAD

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from ..io.images import ANY_CHANNELS
@@ -19,6 +19,8 @@ from .walk import type_name, walk
 
 SETTING = 'image_channels'
 LOADER = 'LoadImageFromFile'
+# The transform that every pipeline gets after it.
+CHECK = 'CheckChannels'
 DETECTION_PREPROCESSOR = 'DetDataPreprocessor'
 ANY_CHANNELS_PREPROCESSOR = 'AnyChannelsDetDataPreprocessor'
 # Entries of a config; among the hooks, RTMDet's has a pipeline for the last epochs.
@@ -50,7 +52,7 @@ def set_channels(cfg: Config) -> None:
     removed: list[str] = []
     for name in WITH_PIPELINES:
         if cfg.get(name):
-            cfg[name] = _with_loaders(cfg[name], removed)
+            cfg[name] = _with_loaders(cfg[name], len(mean), removed)
     if removed:
         print_log(
             f'{SETTING}: {first_names(dict.fromkeys(removed))} left out, which is for RGB images '
@@ -89,17 +91,29 @@ def _read(setting: Any) -> tuple[list[float], list[float]]:
     return lists[0], lists[1]
 
 
-def _with_loaders(node: Any, removed: list[str]) -> Any:
-    """Return a part of a config that loads all channels; ``removed`` gets what is left out."""
+def _with_loaders(node: Any, number: int, removed: list[str]) -> Any:
+    """Return a part of a config that loads all channels and refuses images of another number.
+
+    Args:
+        node: The part.
+        number: Of the channels.
+        removed: Gets the names of what is left out.
+    """
     if isinstance(node, dict):
         for key, value in node.items():
-            node[key] = _with_loaders(value, removed)
+            node[key] = _with_loaders(value, number, removed)
         if type_name(node) == LOADER:
             node.update(color_type='unchanged', imdecode_backend=ANY_CHANNELS, to_float32=True)
         return node
     if not isinstance(node, (list, tuple)):
         return node
-    removed += [type_name(entry) for entry in node if type_name(entry) in OF_COLORS]
-    return type(node)(
-        _with_loaders(entry, removed) for entry in node if type_name(entry) not in OF_COLORS
-    )
+    changed: list[Any] = []
+    for entry in node:
+        name = type_name(entry)
+        if name in OF_COLORS:
+            removed.append(name)
+        elif name != CHECK:  # of a config that was saved with this setting
+            changed.append(_with_loaders(entry, number, removed))
+        if name == LOADER:
+            changed.append(ConfigDict(type=CHECK, number=number))
+    return type(node)(changed)

@@ -1,4 +1,4 @@
-"""The data preprocessor of detectors for images of any number of channels."""
+"""What pipelines and models need for images of any number of channels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TRANSFORMS
 from torch import nn
+
+
+@TRANSFORMS.register_module()
+class CheckChannels:
+    """Refuse images of another number of channels, which normalization would spread over all.
+
+    The setting ``image_channels`` of a config puts it behind the loading of images.
+
+    Args:
+        number: Of the channels that an image must have.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample as it is.
+
+        Raises:
+            UnreadableFileError: Its image has another number of channels.
+        """
+        from ..io.images import UnreadableFileError  # which needs mmcv
+
+        shape = results['img'].shape
+        channels = shape[2] if len(shape) > 2 else 1
+        if channels != self.number:
+            raise UnreadableFileError(
+                f'expected {self.number} channels, as image_channels says, in '
+                f'{results.get("img_path")!r}, got {channels}'
+            )
+        return results
 
 
 @MODELS.register_module(name='AnyChannelsDetDataPreprocessor')

@@ -103,3 +103,8 @@ def test_without_weights_a_small_network_learns_at_a_high_rate(found, name):
     assert choose_head(found, Wishes(name, 'none', 'tiny'))[0] == name
     assert plan(found, wishes, CPU).lr == 1e-3
     assert plan(found, wishes, CPU).weights is None
+
+
+def test_weights_that_nobody_knows_are_refused():
+    with pytest.raises(FileNotFoundError, match='convnext_tiny_1k_224'):
+        choose_head(detection(), Wishes(weights='convnext_tiny_1k_22'))

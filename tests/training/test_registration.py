@@ -23,7 +23,7 @@ TYPES = dict(
     LOOPS=['ResumableEpochBasedTrainLoop'],
     METRICS=['DumpPredictions', 'FastCocoMetric', 'PerClassIoUMetric'],
     MODEL_WRAPPERS=['CPUDistributedDataParallel'],
-    TRANSFORMS=['IgnoreLabels'],
+    TRANSFORMS=['CheckChannels', 'IgnoreLabels'],
     STRATEGIES=['BlockwiseFSDPStrategy'],
     VISBACKENDS=['LoggedScalarsBackend'],
 )
