@@ -123,8 +123,15 @@ def test_folders_that_a_config_cannot_name_are_refused(write, tmp_path):
 
 def test_errors_of_the_check_come_before_training(write, tmp_path):
     Coco(tmp_path / 'data/mine').config()
-    said = write('data/mine', '--weights', 'no.pth', status=1)
+    (tmp_path / 'data/mine/val/2.jpg').write_bytes(b'no image')
+    said = write('data/mine', *SHORT, status=1)
     assert 'next: mend the errors' in said and 'tools/train.py' not in said
+
+
+def test_weights_that_nobody_knows_are_refused_before_anything_is_written(write, tmp_path):
+    Coco(tmp_path / 'data/mine').config()
+    assert "'no.pth'" in write('data/mine', '--weights', 'no.pth', status='sentence')
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
 def test_the_same_command_writes_the_same_config(write, tmp_path):
