@@ -107,7 +107,7 @@ setup(
     python_requires='>=3.10',
     cmdclass={'build_py': BuildPackage},
     packages=find_packages(include=['convnext_backbones*']),
-    package_data={'convnext_backbones': ['tested_versions*.txt']},
+    package_data={'convnext_backbones': ['tested_versions*.txt', 'native/*.[ch]']},
     install_requires=CORE,
     entry_points={'console_scripts': ['convnext-doctor = convnext_backbones.doctor:main']},
     extras_require={

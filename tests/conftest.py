@@ -22,6 +22,12 @@ def seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch):
+    """No times decide what a test computes; tests of the tuner ask for it."""
+    monkeypatch.setenv('CONVNEXT_BACKBONES_TUNE', 'off')
+
+
 @pytest.fixture
 def miniature():
     """The smallest ``arch`` with all the parts: four stages, one of them of two blocks."""

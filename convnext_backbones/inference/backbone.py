@@ -17,11 +17,15 @@ from torch import Tensor, nn
 
 from ..models.block import Block
 from ..models.convnext import ConvNeXt
-from ..models.layers import LayerNorm2d, PatchConv2d, convolve_patches
+from ..models.layers import LayerNorm2d, PatchConv2d
+from ..models.layers import convolve_patches as convolve_patches_plainly
+from ..native.compiler import Library, load
+from ..native.kernels import Scratch, convolve_patches, normalize_map
 from .bands import even_share, fitting
 from .block import InferenceBlock, is_plain_convolution
 from .classes import has_hooks, keeps_methods, restore_class, runs_forward_of, swap_class
-from .fast_form import has_fast_form
+from .fast_form import can_be_faster, is_plain_call
+from .tuning import Tuner
 
 
 class InferenceConvNeXt(ConvNeXt):
@@ -39,33 +43,37 @@ class InferenceConvNeXt(ConvNeXt):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of ``x``, as :meth:`ConvNeXt.forward` does."""
         self._check_input(x)
-        if not has_fast_form(self, x) or not len(x):  # an empty batch has no bands
+        # An empty batch has no bands.
+        if not is_plain_call(self, x) or not can_be_faster() or not len(x):
             return super().forward(x)
-        x = x.to(self.compute_dtype).contiguous(memory_format=torch.channels_last)
+        x = x.to(self.compute_dtype)
+        library = load() if x.dtype == torch.float32 else None
+        scratch = Scratch()
         maps = []
         for i, (downsample, stage) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
         ):
-            x = _downsample(downsample, x, is_stem=i == 0)
+            x = _downsample(downsample, x, i == 0, library, scratch)
             for block in cast(Iterable[nn.Module], stage):
                 if isinstance(block, InferenceBlock) and not has_hooks(block):
-                    block.forward_(x)
+                    block.forward_(x, scratch)
                 else:
                     x = run_unchanged(block, x)
             if i in self.out_indices:
-                maps.append(self._output(x, self._output_norm(i)))
+                maps.append(self._output(x, self._output_norm(i), library))
         return tuple(maps)
 
-    def _output(self, x: Tensor, norm: nn.Module) -> Tensor:
+    def _output(self, x: Tensor, norm: nn.Module, library: Library | None) -> Tensor:
         layout = torch.channels_last if self.maps_channels_last else torch.contiguous_format
         if not _is_channel_norm(norm):
             return norm(x.float()).to(torch.float32, memory_format=layout, copy=True)
-        return _normalize(
-            x, norm, out=torch.empty_like(x, dtype=torch.float32, memory_format=layout)
-        )
+        out = torch.empty_like(x, dtype=torch.float32, memory_format=layout)
+        if library is not None:
+            return normalize_map(library, x, norm, out)
+        return _normalize(x, norm, out)
 
 
-def optimize_backbone(backbone: ConvNeXt, compute_dtype: torch.dtype) -> None:
+def optimize_backbone(backbone: ConvNeXt, compute_dtype: torch.dtype, tuner: Tuner) -> None:
     """Give a backbone and its blocks their fast classes, in place, where these compute the same.
 
     A subclass of ConvNeXt that overrides ``forward`` keeps it and computes in fp32, but its blocks
@@ -75,7 +83,7 @@ def optimize_backbone(backbone: ConvNeXt, compute_dtype: torch.dtype) -> None:
         if isinstance(module, (ConvNeXt, Block)):
             _restore(module)
         if isinstance(module, Block) and InferenceBlock.computes(module):
-            InferenceBlock.take_over(module)
+            InferenceBlock.take_over(module, tuner)
     if keeps_methods(backbone, InferenceConvNeXt, ('forward', '_run_block')):
         swap_class(backbone, InferenceConvNeXt)
         fast = cast(InferenceConvNeXt, backbone)
@@ -99,8 +107,18 @@ def _restore(module: nn.Module) -> None:
             restore_class(module)
 
 
-def _downsample(layers: nn.Module, x: Tensor, is_stem: bool) -> Tensor:
-    """Run stem or downsampling layers; ``x`` may change in place."""
+def _downsample(
+    layers: nn.Module, x: Tensor, is_stem: bool, library: Library | None, scratch: Scratch
+) -> Tensor:
+    """Run stem or downsampling layers; the result, in channels_last, may change in place.
+
+    Args:
+        layers: A convolution over patches and a norm, or others.
+        x: The image for the stem, which is left as it is; or a map, which may change.
+        is_stem: Whether the norm comes last.
+        library: The kernels, if they may be used.
+        scratch: Memory for them.
+    """
     if not runs_forward_of(layers, nn.Sequential) or has_hooks(layers):
         return run_unchanged(layers, x)
     parts = [*cast(nn.Sequential, layers)]
@@ -109,8 +127,10 @@ def _downsample(layers: nn.Module, x: Tensor, is_stem: bool) -> Tensor:
     convolution, norm = parts if is_stem else parts[::-1]
     if not _is_patch_convolution(convolution) or not _is_channel_norm(norm):
         return run_unchanged(layers, x)
+    if library is not None and len(set(convolution.kernel_size)) == 1:
+        return convolve_patches(library, x, convolution, norm, not is_stem, scratch)
     if is_stem:
-        x = _convolve(x, convolution)
+        x = _convolve(x.contiguous(memory_format=torch.channels_last), convolution)
         return _normalize(x, norm, x)
     _normalize(x, norm, x)
     return _convolve(x, convolution)
@@ -144,7 +164,7 @@ def _convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
     weight = layer.weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     if x.dtype == torch.bfloat16:  # oneDNN may compute garbage: see PatchConv2d
-        return convolve_patches(x, weight, bias)
+        return convolve_patches_plainly(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride)
 
 

@@ -1,12 +1,15 @@
 """A faster form of a block, for inference on CPUs.
 
 ConvNeXt spends its time in the pointwise layers of its blocks. Layer by layer, their hidden map of
-4C channels is written to memory, activated and read back. Here a block works through bands of rows
-whose hidden map stays in the cache, in channels_last, with oneDNN's fused operations.
+4C channels is written to memory, activated and read back. Here a block works through parts of the
+map whose hidden map stays in the cache, in channels_last: with our kernels in C where there is a
+compiler, or by bands of rows with oneDNN's fused operations. Which of them, or of the forms in
+:mod:`.block_forms`, is the fastest is measured once for each kind of map, see :mod:`.tuning`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -16,16 +19,20 @@ from torch import Tensor, nn
 
 from ..models.block import KERNEL_SIZE, Block
 from ..models.layers import GRN, DropPath, LayerNorm, PointwiseLinear, sums_of_squares
+from ..native.compiler import load
+from ..native.kernels import Scratch
 from .bands import even_share, fitting
+from .block_forms import add_by_compiled, add_by_kernels, add_by_linear
 from .cache import ParameterCache
 from .classes import has_hooks, keeps_methods, runs_forward_of, swap_class
-from .fast_form import has_fast_form
+from .fast_form import can_be_faster, has_onednn, is_plain_call
+from .tuning import Site, Tuner
 
 # Hidden channels that a block computes at once. Measured on the CPU of BAND_BYTES: from 3,072 on,
 # oneDNN computes the second pointwise layer at a third of the speed, at most numbers of positions.
 PART_CHANNELS = 1536
 # Up to so many positions of a map, a block keeps its weights in oneDNN's own format from one call
-# to the next. Above, repeated conversion costs little and saves a copy of the weights.
+# to the next, in fp32. Above, repeated conversion costs little and saves a copy of the weights.
 KEEP_PACKED_POSITIONS = 512
 # Rows that the depthwise convolution reads above and below.
 RADIUS = KERNEL_SIZE // 2
@@ -52,25 +59,30 @@ class Packed(NamedTuple):
 
 
 class InferenceBlock(Block):
-    """A block that adds its branch to a map in place, a band of rows at a time.
+    """A block that adds its branch to a map in place.
 
-    Within a band, the 4C hidden map is written and read in the cache, a part of its channels at a
-    time. Layer scale is folded into the second pointwise layer, and the convolutions themselves
-    compute GELU and the residual sum. GRN needs the norms of the whole hidden map: with it, the
-    bands of the hidden map are kept until all are computed.
+    With oneDNN it works a band of rows at a time. Within a band, the 4C hidden map is written and
+    read in the cache, a part of its channels at a time. Layer scale is folded into the second
+    pointwise layer, and the convolutions themselves compute GELU and the residual sum. GRN needs
+    the norms of the whole hidden map: with it, the bands of the hidden map are kept until all are
+    computed.
 
     Attributes:
-        packed: The packed weights of small maps.
+        packed: The packed weights of small maps, and of all in bf16.
+        tuner: Chooses among the forms.
     """
 
     original_class = Block
     packed: ParameterCache[Packed]
+    tuner: Tuner
 
     @classmethod
-    def take_over(cls, block: Block) -> None:
+    def take_over(cls, block: Block, tuner: Tuner) -> None:
         """Turn a block, with its parameters and attributes, into one of this class."""
         swap_class(block, cls)
-        cast(InferenceBlock, block).packed = ParameterCache()
+        fast = cast(InferenceBlock, block)
+        fast.packed = ParameterCache()
+        fast.tuner = tuner
 
     @classmethod
     def computes(cls, block: Block) -> bool:
@@ -93,10 +105,64 @@ class InferenceBlock(Block):
 
     def is_fast(self, x: Tensor) -> bool:
         """Whether the fast form applies to ``x`` now."""
-        return has_fast_form(self, x) and x.numel() > 0 and not has_hooks(self)
+        return is_plain_call(self, x) and can_be_faster() and x.numel() > 0 and not has_hooks(self)
 
-    def forward_(self, x: Tensor) -> None:
-        """Replace ``x``, of shape (N, C, H, W) in channels_last, by the output of the block."""
+    def forward_(self, x: Tensor, scratch: Scratch | None = None) -> None:
+        """Replace ``x`` by the output of the block.
+
+        Args:
+            x: Of shape (N, C, H, W), in channels_last, fp32 or bf16.
+            scratch: Memory that several blocks use, one after the other.
+        """
+        forms = self._forms(x.dtype, Scratch() if scratch is None else scratch)
+        forms[self._fastest(x, forms)](x)
+
+    def _forms(self, dtype: torch.dtype, scratch: Scratch) -> dict[str, Callable[[Tensor], None]]:
+        """Return what can compute the block in ``dtype``, the one to expect most of first."""
+        forms: dict[str, Callable[[Tensor], None]] = {}
+        library = load() if dtype == torch.float32 else None
+        if library is not None:
+            forms['native'] = partial(add_by_kernels, self, library=library, scratch=scratch)
+        if has_onednn():
+            forms['onednn'] = self._in_bands
+        forms['linear'] = partial(add_by_linear, self)
+        if dtype == torch.float32:
+            forms['plain'] = self._plainly
+            if self.tuner.mode == 'full':
+                forms['compiled'] = partial(add_by_compiled, self)
+        return forms
+
+    def _fastest(self, x: Tensor, forms: dict[str, Callable[[Tensor], None]]) -> str:
+        """Return the name of the form to use for maps such as ``x``."""
+        samples, channels, height, width = x.shape
+        site = Site(
+            'block V2' if self.grn is not None else 'block',
+            x.dtype,
+            (channels, self.pwconv1.out_features),
+            samples * height * width,
+        )
+        copies: list[Tensor] = []
+
+        def on_copy(form: Callable[[Tensor], None]) -> Tensor:
+            """Compute in place on a copy of ``x``, which is a fresh one at the first call."""
+            if not copies:
+                copies.append(x.clone(memory_format=torch.channels_last))
+            if form not in used:
+                copies[0].copy_(x)
+                used.append(form)
+            form(copies[0])
+            return copies[0]
+
+        used: list[Callable[[Tensor], None]] = []
+        candidates = {name: partial(on_copy, form) for name, form in forms.items()}
+        exact = 'plain' if 'plain' in forms else 'linear'
+        return self.tuner.choose(site, candidates, default=next(iter(forms)), reference=exact)
+
+    def _plainly(self, x: Tensor) -> None:
+        x.copy_(super().forward(x))
+
+    def _in_bands(self, x: Tensor) -> None:
+        """Compute with oneDNN's fused operations."""
         samples, channels, height, width = x.shape
         part = even_share(self.pwconv1.out_features, PART_CHANNELS)
         hidden = part * width * x.element_size()  # bytes of a row
@@ -105,10 +171,8 @@ class InferenceBlock(Block):
         # On large maps it is cheaper to scale the weights after GRN than the hidden map.
         folds = self.grn is not None and height * width > channels
         pack = partial(self._pack, part, rows, width, x.dtype, folds)
-        if together * rows * width <= KEEP_PACKED_POSITIONS:
-            weights = self.packed.get(self, (rows, width, x.dtype, folds), pack)
-        else:
-            weights = pack()
+        keep = x.dtype == torch.bfloat16 or together * rows * width <= KEEP_PACKED_POSITIONS
+        weights = self.packed.get(self, (rows, width, x.dtype, folds), pack) if keep else pack()
         for some in x.split(1 if folds else together):
             if self.grn is None:
                 self._in_one_pass(some, rows, weights)

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ..models.layers import PointwiseLinear
-from ..ops.winograd import convolve, is_covered, is_faster
+from ..models.layers import HAS_AVX512, PointwiseLinear
+from ..native.compiler import load
+from ..native.kernels import convolve_3x3
+from ..ops.winograd import KERNEL, convolve, is_covered, is_faster
 from .fast_form import has_fast_form
+from .tuning import Site, Tuner
+
+PADDING = [KERNEL // 2, KERNEL // 2]
+UNIT = [1, 1]  # stride and dilation
 
 
 class InferenceLinear(PointwiseLinear):
-    """A linear layer over the last axis, computed by oneDNN."""
+    """A linear layer over the last axis, computed by oneDNN or by torch's own library."""
+
+    tuner: Tuner
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Map ``x`` of shape (..., C_in) to (..., C_out); there is no ``scale`` in heads."""
         if not x.numel() or not has_fast_form(self, x):
             return F.linear(x, self.weight, self.bias)
         rows = x.reshape(1, 1, -1, self.in_features)
-        return super().forward(rows).reshape(*x.shape[:-1], self.out_features)
+        forms = dict(
+            onednn=lambda: convolve_rows(rows, self.weight, self.bias),
+            linear=lambda: F.linear(rows, self.weight, self.bias),
+        )
+        site = Site('linear', x.dtype, (self.in_features, self.out_features), rows.shape[2])
+        default = 'onednn' if HAS_AVX512 else 'linear'
+        form = self.tuner.choose(site, forms, default=default, reference='linear')
+        return forms[form]().reshape(*x.shape[:-1], self.out_features)
 
 
 class InferenceConv2d(nn.Conv2d):
-    """A 3x3 convolution with half of the multiplications."""
+    """A 3x3 convolution with half or a quarter of the multiplications."""
+
+    tuner: Tuner
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (N, C_in, H, W) to (N, C_out, H, W)."""
-        if not has_fast_form(self, x) or not is_faster(self.weight, x):
+        if not has_fast_form(self, x) or not x.numel():
             return super().forward(x)
-        return convolve(x, self.weight, self.bias)
+        return convolve_fastest(self.tuner, x, self.weight, self.bias)
 
 
 class InferenceConvModule(ConvModule):
     """Convolution, batch norm and ReLU in one operation."""
+
+    tuner: Tuner
 
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
         """Map ``x`` of shape (N, C_in, H, W) to (N, C_out, H', W')."""
@@ -42,8 +63,8 @@ class InferenceConvModule(ConvModule):
             return super().forward(x, activate, norm)
         weight, bias = folded(self)
         conv = self.conv
-        if is_covered(conv) and is_faster(weight, x):
-            return convolve(x, weight, bias, relu=self.with_activation)
+        if is_covered(conv) and x.numel():
+            return convolve_fastest(self.tuner, x, weight, bias, self.with_activation)
         return torch.ops.mkldnn._convolution_pointwise(
             x.contiguous(memory_format=torch.channels_last),
             weight,
@@ -54,6 +75,42 @@ class InferenceConvModule(ConvModule):
             [],
             '',
         )
+
+
+def convolve_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute a linear layer of an NHWC map as oneDNN's 1x1 convolution."""
+    x = F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
+    return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
+
+
+def convolve_fastest(
+    tuner: Tuner, x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """Convolve with a 3x3 kernel and a padding of one, by the fastest way.
+
+    Args:
+        tuner: Chooses it.
+        x: Of shape (N, C, H, W), fp32, on a CPU with oneDNN.
+        weight: Of shape (C', C, 3, 3), in channels_last.
+        bias: Of shape (C',).
+        relu: Whether negative results become zero.
+
+    Returns:
+        The result, of shape (N, C', H, W).
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    forms: dict[str, Callable[[], Tensor]] = {}
+    library = load()
+    if library is not None:
+        forms['native'] = lambda: convolve_3x3(library, x, weight, bias, relu)
+    forms['winograd'] = lambda: convolve(x, weight, bias, relu=relu)
+    forms['onednn'] = lambda: torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, PADDING, UNIT, UNIT, 1, 'relu' if relu else 'none', [], ''
+    )
+    samples, channels, height, width = x.shape
+    site = Site('conv 3x3', x.dtype, (channels, len(weight)), samples * height * width)
+    default = next(iter(forms)) if is_faster(weight, x) else 'onednn'
+    return forms[tuner.choose(site, forms, default=default, reference='onednn')]()
 
 
 def is_fusible(module: ConvModule) -> bool:

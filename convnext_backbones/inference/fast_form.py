@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layers import HAS_AVX512, HAS_ONEDNN
+from ..native.compiler import load
 
 OPERATORS = (
     '_convolution_pointwise',
@@ -25,17 +26,33 @@ def bf16_is_fast() -> bool:
     return not HAS_AVX512 or native()
 
 
-def has_fast_form(module: nn.Module, *inputs: Tensor) -> bool:
-    """Whether oneDNN's fused operations apply to ``module`` with these inputs.
+def has_onednn() -> bool:
+    """Whether oneDNN's fused operations can be used now."""
+    return (
+        HAS_ONEDNN
+        and bool(torch.backends.mkldnn.enabled)
+        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
+    )
 
-    They support neither gradients nor autocast, no device but the CPU and no type but fp32.
+
+def can_be_faster() -> bool:
+    """Whether there is anything besides torch's own operators: the kernels or oneDNN."""
+    return has_onednn() or load() is not None
+
+
+def has_fast_form(module: nn.Module, *inputs: Tensor) -> bool:
+    """Whether oneDNN's fused operations apply to ``module`` with these inputs."""
+    return has_onednn() and is_plain_call(module, *inputs)
+
+
+def is_plain_call(module: nn.Module, *inputs: Tensor) -> bool:
+    """Whether ``module`` computes fp32 on the CPU, and nothing but its output is wanted.
+
+    Neither oneDNN's fused operations nor the kernels support gradients, autocast or compilers.
     """
-    if not HAS_ONEDNN or not all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS):
-        return False
     tensors = (*inputs, *module.parameters())
     return (
-        bool(torch.backends.mkldnn.enabled)
-        and all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
+        all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
         and not module.training
         and not torch.is_autocast_enabled('cpu')
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))

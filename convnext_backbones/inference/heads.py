@@ -16,24 +16,33 @@ from mmcv.cnn import ConvModule
 from mmcv.ops import RoIAlign
 from torch import Tensor, nn
 
-from ..models.layers import HAS_AVX512, PatchConv2d
+from ..models.layers import PatchConv2d
 from ..ops.winograd import is_covered
 from .backbone import InferenceConvNeXt
 from .convolutions import InferenceConv2d, InferenceConvModule, InferenceLinear, is_fusible
 from .roi_align import InferenceRoIAlign
+from .tuning import Tuner, make_tuner
 
+TUNED = (InferenceConv2d, InferenceConvModule, InferenceLinear)
 # Parts of mmdet and mmseg that view maps that they, or their layers, made as contiguous ones.
 VIEWING = ('CenterNetHead', 'GridHead', 'DCM')
 
 
-def optimize_heads(model: nn.Module) -> None:
+def optimize_heads(model: nn.Module, tuner: Tuner | None = None) -> None:
     """Give neck and heads of a detector or a segmentor their faster classes, in place.
 
     Only modules of exactly the classes that have a faster one are changed, no subclasses.
+
+    Args:
+        model: The detector or segmentor.
+        tuner: Chooses how layers are computed; by default as ``CONVNEXT_BACKBONES_TUNE`` says.
     """
-    faster: dict[type, type] = {RoIAlign: InferenceRoIAlign, **_faster_segmentation_parts()}
-    if HAS_AVX512:
-        faster[nn.Linear] = InferenceLinear
+    tuner = tuner or make_tuner(None)
+    faster: dict[type, type] = {
+        RoIAlign: InferenceRoIAlign,
+        nn.Linear: InferenceLinear,
+        **_faster_segmentation_parts(),
+    }
     kinds = _operator_classes()
     operators = {module for module in model.modules() if _is_operator(module, kinds)}
     in_operators = {part for operator in operators for part in operator.modules()}
@@ -53,6 +62,8 @@ def optimize_heads(model: nn.Module) -> None:
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
             if is_covered(module):
                 module.__class__ = InferenceConv2d
+        if isinstance(module, TUNED):
+            module.tuner = tuner
 
 
 def _is_plain(module: nn.Conv2d) -> bool:

@@ -13,9 +13,12 @@ from torch import nn
 from ..models.convnext import ConvNeXt
 from .backbone import optimize_backbone
 from .fast_form import bf16_is_fast
+from .tuning import make_tuner
 
 
-def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+def optimize_for_inference(
+    model: nn.Module, *, dtype: torch.dtype | None = None, tune: str | None = None
+) -> nn.Module:
     """Copy a network into a form that is faster on CPUs, and leave the argument as it was.
 
     The copy has the parameters and state dict of the original, takes inputs of any size, can be
@@ -35,13 +38,20 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
             instructions; on others it stays in fp32, with a warning. Inputs, parameters and
             outputs are fp32 in both cases.
 
+        tune: Whether the first call with maps of a new size measures which of several ways to
+            compute a layer is the fastest. ``'auto'`` does so in a few seconds, and keeps the
+            choice in the user's cache; ``'full'`` takes longer and tries more, torch's compiler
+            too; ``'off'`` measures nothing and computes the same in every process. By default the
+            environment variable ``CONVNEXT_BACKBONES_TUNE``, or ``'auto'``.
+
     Returns:
         The copy. In fp32 its outputs equal the original's up to rounding.
 
     Raises:
         TypeError: ``model`` neither is nor contains a ConvNeXt of this package.
-        ValueError: Another ``dtype``.
+        ValueError: Another ``dtype`` or ``tune``.
     """
+    tuner = make_tuner(tune)
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise ValueError(f'expected dtype to be torch.float32 or torch.bfloat16, got {dtype}')
     if not any(isinstance(module, ConvNeXt) for module in model.modules()):
@@ -61,10 +71,10 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, ConvNeXt):
-            optimize_backbone(module, dtype or torch.float32)
+            optimize_backbone(module, dtype or torch.float32, tuner)
     # Necks and heads are mmcv modules; if mmcv was never imported, there are none.
     if not isinstance(model, ConvNeXt) and 'mmcv' in sys.modules:
         from .heads import optimize_heads
 
-        optimize_heads(model)
+        optimize_heads(model, tuner)
     return model

@@ -18,8 +18,8 @@ from mmseg.models import EncoderDecoder, UPerHead
 from mmseg.models.utils import resize
 from torch import Tensor
 
-from ..ops.winograd import KERNEL, convolve, is_faster
-from .convolutions import InferenceConvModule, folded
+from ..ops.winograd import KERNEL
+from .convolutions import InferenceConvModule, convolve_fastest, folded
 from .fast_form import has_fast_form
 
 # Rows and columns of the fused map that are computed at once. Larger tiles include more zeros of
@@ -50,10 +50,7 @@ class InferenceUPerHead(UPerHead):
         weight, bias = folded(fusion)
         weights = weight.split([level.shape[1] for level in levels], 1)
         finest = levels[0], weights[0].contiguous(memory_format=torch.channels_last), bias
-        if is_faster(weights[0], levels[0]):
-            fused = convolve(*finest)
-        else:
-            fused = F.conv2d(*finest, padding=KERNEL // 2)
+        fused = convolve_fastest(fusion.tuner, *finest)
         for level, weight in zip(levels[1:], weights[1:], strict=True):
             for coarse, fine in zip(level.split(1), fused.split(1), strict=True):
                 add_convolved_upsampling(coarse, weight, fine, self.align_corners)

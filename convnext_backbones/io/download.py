@@ -120,15 +120,17 @@ def may_download() -> bool:
     return os.environ.get(OFFLINE_VARIABLE, '0') in ('', '0')
 
 
-def weight_folders() -> list[Path]:
-    """Return the folders to search for weights; downloads go to the last one, the cache."""
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made or downloaded again; it may not exist."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / 'convnext_backbones')
+    return cache.expanduser().absolute()
+
+
+def weight_folders() -> list[Path]:
+    """Return the folders to search for weights; downloads go to the last one, the cache."""
     own = filter(None, os.environ.get(FOLDERS_VARIABLE, '').split(os.pathsep))
-    return [
-        *(Path(folder).expanduser() for folder in own),
-        cache.expanduser().absolute() / 'weights',
-    ]
+    return [*(Path(folder).expanduser() for folder in own), cache_folder() / 'weights']
 
 
 def _folders(url: str, official: bool) -> list[Path]:

@@ -10,7 +10,7 @@ from support.heads import (
     Plain,
 )
 
-from convnext_backbones.inference import convolutions, segmentors
+from convnext_backbones.inference import convolutions
 from convnext_backbones.ops import winograd
 
 
@@ -25,8 +25,8 @@ def registered():
 
 @pytest.fixture(params=[False, True], ids=['AVX2', 'AVX512'])
 def cpu(request, monkeypatch):
-    """Linear layers are replaced on CPUs with AVX-512 only."""
-    for module in ('models.layers', 'inference.heads'):
+    """Linear layers are computed by oneDNN on CPUs with AVX-512 only, unless measured."""
+    for module in ('models.layers', 'inference.convolutions'):
         monkeypatch.setattr(f'convnext_backbones.{module}.HAS_AVX512', request.param)
 
 
@@ -46,6 +46,6 @@ def winograds(request, monkeypatch):
         calls.append(args)
         return winograd.convolve(*args, **kwargs)
 
-    for module in (convolutions, segmentors):
-        monkeypatch.setattr(module, 'convolve', convolve)
+    monkeypatch.setenv('CONVNEXT_BACKBONES_NATIVE', '0')
+    monkeypatch.setattr(convolutions, 'convolve', convolve)
     return SimpleNamespace(wanted=request.param, calls=calls)

@@ -26,6 +26,12 @@ CALLS = ('_convolution_pointwise', '_reorder_convolution_weight')
 SIZES = [(32, 32), (33, 63), (37, 500), (500, 32), (96, 64)]
 
 
+@pytest.fixture(autouse=True)
+def without_kernels(monkeypatch):
+    """The form with oneDNN; test_native_form.py has the other one."""
+    monkeypatch.setenv('CONVNEXT_BACKBONES_NATIVE', '0')
+
+
 @pytest.fixture(params=[False, True], ids=['V1', 'V2'])
 def net(request, miniature):
     return build(miniature, use_grn=request.param)
