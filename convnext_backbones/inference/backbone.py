@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from ..models.block import Block
 from ..models.convnext import ConvNeXt
-from ..models.layers import LayerNorm2d, PatchConv2d
-from ..models.layers import convolve_patches as convolve_patches_plainly
+from ..models.layers import LayerNorm2d, PatchConv2d, convolve_patches
 from ..native.compiler import Library, load
-from ..native.kernels import Scratch, convolve_patches, normalize_map
+from ..native.kernels import Scratch, downsample, normalize_map
 from .bands import even_share, fitting
 from .block import InferenceBlock, is_plain_convolution
 from .classes import has_hooks, keeps_methods, restore_class, runs_forward_of, swap_class
@@ -50,10 +49,10 @@ class InferenceConvNeXt(ConvNeXt):
         library = load() if x.dtype == torch.float32 else None
         scratch = Scratch()
         maps = []
-        for i, (downsample, stage) in enumerate(
+        for i, (layers, stage) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
         ):
-            x = _downsample(downsample, x, i == 0, library, scratch)
+            x = _downsample(layers, x, i == 0, library, scratch)
             for block in cast(Iterable[nn.Module], stage):
                 if isinstance(block, InferenceBlock) and not has_hooks(block):
                     block.forward_(x, scratch)
@@ -128,7 +127,7 @@ def _downsample(
     if not _is_patch_convolution(convolution) or not _is_channel_norm(norm):
         return run_unchanged(layers, x)
     if library is not None and len(set(convolution.kernel_size)) == 1:
-        return convolve_patches(library, x, convolution, norm, not is_stem, scratch)
+        return downsample(library, x, convolution, norm, not is_stem, scratch)
     if is_stem:
         x = _convolve(x.contiguous(memory_format=torch.channels_last), convolution)
         return _normalize(x, norm, x)
@@ -164,7 +163,7 @@ def _convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
     weight = layer.weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     if x.dtype == torch.bfloat16:  # oneDNN may compute garbage: see PatchConv2d
-        return convolve_patches_plainly(x, weight, bias)
+        return convolve_patches(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride)
 
 

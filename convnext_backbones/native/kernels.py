@@ -156,7 +156,7 @@ def add_branch(
     library.functions.block_forward(ctypes.byref(block))
 
 
-def convolve_patches(
+def downsample(
     library: Library,
     x: Tensor,
     convolution: nn.Conv2d,

@@ -1,7 +1,5 @@
 """Fast convolutions and linear layers of necks and heads equal the plain ones."""
 
-import copy
-
 import pytest
 import torch
 from mmcv.cnn import ConvModule
@@ -17,7 +15,6 @@ from convnext_backbones.inference.convolutions import (
     InferenceConvModule,
     InferenceLinear,
 )
-from convnext_backbones.models import layers
 
 # What mmcv and mmseg advise about the models here is not what is tested.
 pytestmark = [
@@ -121,10 +118,7 @@ def test_other_conv_modules_stay_as_they_are(kwargs):
 def test_linear():
     plain = nn.Linear(6, 5)
     fast = fast_copy(plain)
-    assert isinstance(fast, InferenceLinear) == layers.HAS_AVX512
-    fast = copy.deepcopy(plain)
-    fast.__class__ = InferenceLinear
-    fast.eval().requires_grad_(False)
+    assert isinstance(fast, InferenceLinear)
     for shape in ((3, 6), (6,), (0, 6), (2, 0, 6), (2, 3, 4, 6)):
         x = torch.randn(shape)
         assert_near(fast(x), plain(x))

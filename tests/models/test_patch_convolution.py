@@ -392,6 +392,7 @@ def test_heads_use_neither_fused_operations_nor_winograd_in_bf16(monkeypatch):
         calls.append(x.dtype)
         return x
 
+    monkeypatch.setenv('CONVNEXT_BACKBONES_NATIVE', '0')
     monkeypatch.setattr(convolutions, 'is_faster', lambda *_: True)
     monkeypatch.setattr(convolutions, 'convolve', convolve)
     plain = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), ConvModule(8, 8, 3, padding=1))

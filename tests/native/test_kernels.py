@@ -145,9 +145,7 @@ def test_stem(library, channels, out_channels, size):
         expected = norm.double()(convolution.double()(image.double()))
         convolution.float(), norm.float()
         for x in (image, image.contiguous(memory_format=LAST), image.mT.contiguous().mT):
-            found = kernels.convolve_patches(
-                library, x, convolution, norm, False, kernels.Scratch()
-            )
+            found = kernels.downsample(library, x, convolution, norm, False, kernels.Scratch())
             assert found.is_contiguous(memory_format=LAST)
             assert_near(found, expected)
 
@@ -163,7 +161,7 @@ def test_downsampling(library, threads, channels, out_channels):
         before = x.clone()
         expected = convolution.double()(norm.double()(x.double()))
         convolution.float(), norm.float()
-        found = kernels.convolve_patches(library, x, convolution, norm, True, kernels.Scratch())
+        found = kernels.downsample(library, x, convolution, norm, True, kernels.Scratch())
         assert_near(found, expected)
         assert torch.equal(x, before)
 
