@@ -49,9 +49,7 @@ class InferenceConvNeXt(ConvNeXt):
         library = load() if x.dtype == torch.float32 else None
         scratch = Scratch()
         maps = []
-        for i, (layers, stage) in enumerate(
-            zip(self.downsample_layers, self.stages, strict=True)
-        ):
+        for i, (layers, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             x = _downsample(layers, x, i == 0, library, scratch)
             for block in cast(Iterable[nn.Module], stage):
                 if isinstance(block, InferenceBlock) and not has_hooks(block):

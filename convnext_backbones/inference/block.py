@@ -17,9 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.block import KERNEL_SIZE, Block
-from ..models.layers import GRN, DropPath, LayerNorm, PointwiseLinear, sums_of_squares
+from ..models.block import Block
+from ..models.layers import (
+    GELU,
+    GRN,
+    DepthwiseConv2d,
+    DropPath,
+    LayerNorm,
+    PointwiseLinear,
+    sums_of_squares,
+)
 from ..native.compiler import load
+from ..native.gradients import KERNEL_SIZE
 from ..native.kernels import Scratch
 from .bands import even_share, fitting
 from .block_forms import add_by_compiled, add_by_kernels, add_by_linear
@@ -330,7 +339,7 @@ def _has_known_layers(block: Block) -> bool:
     """Whether the layers of ``block`` are those of :class:`Block`, in kind and geometry."""
     dwconv, norm, pwconv1, pwconv2 = block.dwconv, block.norm, block.pwconv1, block.pwconv2
     return (
-        is_plain_convolution(dwconv)
+        is_plain_convolution(dwconv, DepthwiseConv2d)
         and dwconv.kernel_size == (KERNEL_SIZE, KERNEL_SIZE)
         and dwconv.padding == (RADIUS, RADIUS)
         and dwconv.stride == (1, 1)
@@ -340,7 +349,7 @@ def _has_known_layers(block: Block) -> bool:
         and all(runs_forward_of(x, PointwiseLinear, nn.Linear) for x in (pwconv1, pwconv2))
         and pwconv1.bias is not None
         and pwconv2.bias is not None
-        and runs_forward_of(block.act, nn.GELU)
+        and runs_forward_of(block.act, GELU, nn.GELU)
         and block.act.approximate == 'none'
         and runs_forward_of(block.drop_path, DropPath, nn.Identity)
         and (block.grn is None or runs_forward_of(block.grn, GRN))

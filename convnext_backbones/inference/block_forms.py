@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.block import KERNEL_SIZE, Block
+from ..models.block import Block
 from ..models.layers import GRN, sums_of_squares
 from ..native.compiler import Library
+from ..native.gradients import KERNEL_SIZE
 from ..native.kernels import BlockWeights, Scratch, add_branch
 from .bands import even_share, fitting
 

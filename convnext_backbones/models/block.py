@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import GRN, DropPath, LayerNorm, PointwiseLinear
+from .layers import GELU, GRN, DepthwiseConv2d, DropPath, LayerNorm, PointwiseLinear
 from .variants import NORM_EPS
 
 MLP_RATIO = 4
-KERNEL_SIZE = 7  # of the depthwise convolutions
 
 
 class Block(nn.Module):
@@ -43,12 +42,10 @@ class Block(nn.Module):
         memory_efficient: bool = False,
     ) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(
-            dim, dim, kernel_size=KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=dim
-        )
+        self.dwconv = DepthwiseConv2d(dim)
         self.norm = LayerNorm(dim, eps=norm_eps)
         self.pwconv1 = PointwiseLinear(dim, MLP_RATIO * dim)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.grn = GRN(MLP_RATIO * dim) if use_grn else None
         self.pwconv2 = PointwiseLinear(MLP_RATIO * dim, dim)
         self.gamma = (

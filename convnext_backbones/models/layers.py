@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..native.compiler import load
+from ..native.gradients import KERNEL_SIZE, DepthwiseConvolution, Gelu
+
 # Properties of this build of torch and of the CPU. Constants, because the queries break the graph
 # of torch.compile.
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
@@ -67,6 +70,44 @@ class PointwiseLinear(nn.Linear):
             x = F.conv2d(x, weight[:, :, None, None], bias)
             return x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
         return F.linear(x, weight, bias)
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """The depthwise 7x7 convolution of a block, with faster gradients on CPUs.
+
+    Args:
+        dim: Channels.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, kernel_size=KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (N, C, H, W) to the same shape."""
+        if _has_native_gradient(x, self.weight) and x.dim() == 4 and x.shape[1] == len(self.weight):
+            return DepthwiseConvolution.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class GELU(nn.GELU):
+    """The exact GELU, with a faster gradient on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` to the same shape."""
+        return Gelu.apply(x) if _has_native_gradient(x) else super().forward(x)
+
+
+def _has_native_gradient(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether a gradient is recorded that the kernels in C can compute."""
+    return (
+        torch.is_grad_enabled()
+        and x.device.type == 'cpu'
+        and all(each.dtype == torch.float32 for each in (x, *parameters))
+        and any(each.requires_grad for each in (x, *parameters))
+        and _runs_eagerly(x)
+        and not torch.is_autocast_enabled('cpu')
+        and load() is not None
+    )
 
 
 class GRN(nn.Module):

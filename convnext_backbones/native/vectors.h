@@ -55,7 +55,7 @@ static float *aligned(float *pointer) {
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-typedef int mask __attribute__((vector_size(4 * LANES)));
+typedef int integers __attribute__((vector_size(4 * LANES)));
 
 INLINE vector load(const float *from) { return *(const anywhere *)from; }
 
@@ -79,8 +79,8 @@ INLINE float sum(vector x) {
 }
 
 /* The first where the mask is set, the second elsewhere. */
-INLINE vector choose(mask chosen, vector first, vector second) {
-    return (vector)((chosen & (mask)first) | (~chosen & (mask)second));
+INLINE vector choose(integers chosen, vector first, vector second) {
+    return (vector)((chosen & (integers)first) | (~chosen & (integers)second));
 }
 
 INLINE vector clamp(vector x, float limit) {
@@ -121,9 +121,9 @@ INLINE void store_some(float *to, vector x, long count) {
         for (long i = 0; i < count; i++) to[i] = x[i];
 }
 
-/* GELU: x / 2 + x * t * p(t * t) / q(t * t), with x limited to the range where its tanh-like part
- * changes. Fitted to the exact function: off by 2.2e-7 of x at most, in single precision. */
-INLINE vector gelu(vector x) {
+/* The share of a normal distribution below x: 1/2 + t * p(t * t) / q(t * t), with x limited to where
+ * it changes. Fitted to the exact function: off by 2.2e-7 at most, in single precision. */
+INLINE vector gaussian_share(vector x) {
     vector t = clamp(x, 5.4f), s = t * t;
     vector p = s * 1.144825030e-10f - 2.310323700e-08f;
     p = p * s + 3.526248706e-06f;
@@ -135,8 +135,10 @@ INLINE vector gelu(vector x) {
     q = q * s + 3.009553754e-02f;
     q = q * s + 2.609977029e-01f;
     q = q * s + 1.0f;
-    return x * (0.5f + t * p / q);
+    return 0.5f + t * p / q;
 }
+
+INLINE vector gelu(vector x) { return x * gaussian_share(x); }
 
 /* LayerNorm of one position with c channels; `to` may be `from`. */
 static void normalize(const float *from, float *to, long c, const float *weight, const float *bias,

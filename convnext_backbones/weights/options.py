@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..models.block import KERNEL_SIZE
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
 from ..models.variants import VARIANTS
+from ..native.gradients import KERNEL_SIZE
 from .layouts import TIMM
 from .names import GRN, Recognized, sizes, variant_name
 

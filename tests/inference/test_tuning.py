@@ -10,7 +10,7 @@ import torch
 from support.backbones import build
 from support.native import needs_compiler
 
-from convnext_backbones.inference import tuning, tuning_cache
+from convnext_backbones.inference import tuning_cache
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.inference.tuning import Site, Tuner, choices_of
 from convnext_backbones.inference.tuning_cache import TuningCache
