@@ -1,4 +1,4 @@
-/* Compares the block with plain loops: run once in a process of its own after compiling, so that
+/* Compares the kernels with plain loops: run once in a process of its own after compiling, so that
  * neither an instruction that the processor lacks nor a fault of the compiler reaches a user. */
 
 #include <math.h>
@@ -6,11 +6,12 @@
 #include <string.h>
 
 #include "block.h"
+#include "check.h"
 
 enum { SAMPLES = 2, HEIGHT = 13, WIDTH = 19, CHANNELS = 40, HIDDEN = 4 * CHANNELS };
 #define TOLERANCE 1e-4
 
-static float *draw(long count, float scale) {
+float *draw(long count, float scale) {
     static unsigned state = 1;
     float *values = malloc(count * sizeof(float));
     for (long i = 0; i < count; i++) {
@@ -18,6 +19,10 @@ static float *draw(long count, float scale) {
         values[i] = scale * ((state >> 8) / 8388608.0f - 1);
     }
     return values;
+}
+
+int differ(float result, double expected) {
+    return !(fabs(result - expected) < TOLERANCE * fmax(1, fabs(expected)));
 }
 
 /* Write the hidden map of one position before GRN. */
@@ -71,7 +76,7 @@ static void plain_block(const struct block *b, long sample, float *out) {
     free(hidden);
 }
 
-static int differs(struct block b) {
+static int block_differs(struct block b) {
     long values = (long)SAMPLES * HEIGHT * WIDTH * CHANNELS;
     float *expected = malloc(values * sizeof(float)), *x = malloc(values * sizeof(float));
     memcpy(x, b.x, values * sizeof(float));
@@ -80,14 +85,14 @@ static int differs(struct block b) {
     b.scratch = malloc(block_scratch(&b) * sizeof(float));
     block_forward(&b);
     int found = 0;
-    for (long i = 0; i < values; i++) found |= !(fabs(x[i] - expected[i]) < TOLERANCE);
+    for (long i = 0; i < values; i++) found |= differ(x[i], expected[i]);
     free(b.scratch);
     free(expected);
     free(x);
     return found;
 }
 
-/* Return 0 if the block computes what it should. */
+/* Return 0 if the kernels compute what they should. */
 int check_kernels(void) {
     struct block b = {
         .x = draw((long)SAMPLES * HEIGHT * WIDTH * CHANNELS, 1),
@@ -98,9 +103,9 @@ int check_kernels(void) {
         .pwconv2 = draw(HIDDEN * CHANNELS, 0.3f), .pwconv2_bias = draw(CHANNELS, 1),
         .gamma = draw(CHANNELS, 1), .threads = 2,
     };
-    int found = differs(b);
+    int found = block_differs(b);
     b.grn_gamma = draw(HIDDEN, 1);
     b.grn_beta = draw(HIDDEN, 1);
     b.gamma = NULL;
-    return found | 2 * differs(b);
+    return found | 2 * block_differs(b) | 4 * check_maps();
 }
