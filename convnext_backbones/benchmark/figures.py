@@ -72,6 +72,8 @@ def _figure_row(
         memory=result.memory,
         activations=measures.get('activations'),
         detections=measures.get('detections'),
+        first=result.first,
+        choices=measures.get('choices') or [],
         flops_per_second=rate,
         share=rate / ceilings[contender.dtype] if contender.dtype in ceilings else None,
         seconds=result.seconds,

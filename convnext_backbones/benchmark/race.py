@@ -33,6 +33,7 @@ class Result:
         memory: Peak in bytes above what was resident when the contender was ready to run, that is
             above libraries, weights and input. None if the system does not report it.
         measures: Values of :attr:`~.worker.Prepared.measures`.
+        first: Wall time of the first run, which includes compiling and choosing.
         failure: Why there is no result; empty if there is one.
     """
 
@@ -40,6 +41,7 @@ class Result:
     seconds: list[float] = field(default_factory=list)
     memory: int | None = None
     measures: dict[str, Any] = field(default_factory=dict)
+    first: float | None = None
     failure: str = ''
 
     @property
@@ -112,7 +114,9 @@ def race(
     turns = _Turns(contenders, threads, progress)
     try:
         turns.ask('build')
-        for _ in range(WARM_UPS):
+        for result, turn in zip(turns.results, turns.ask('run'), strict=True):
+            result.first = turn
+        for _ in range(WARM_UPS - 1):
             warm_up = turns.ask('run')
         turns.ask('forget_peak')
         for _ in range(_affordable_rounds(warm_up, rounds, seconds)):

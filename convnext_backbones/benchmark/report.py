@@ -134,7 +134,23 @@ def report_text(report: Report, style: box.Box) -> str:
     lines += ['', f'GEMM ceiling, GFLOP/s: {", ".join(ceilings)}']
     if reference:
         lines += ['', f'ratio: time over that of {reference.contender.name}']
+    for row in report.rows:
+        lines += choice_lines(row)
     return '\n'.join([*lines, *absent_lines(report.absent)])
+
+
+def choice_lines(row: Mapping[str, Any]) -> list[str]:
+    """Return lines on the forms that a contender of ours chose, those of one form together."""
+    if not row['choices']:
+        return []
+    sites: dict[str, list[str]] = {}
+    for choice in row['choices']:
+        sites.setdefault(choice['choice'], []).append(choice['site'])
+    cached = all(choice['cached'] for choice in row['choices'])
+    source = 'from the cache' if cached else 'measured'
+    first = '' if row['first'] is None else f'; first call {row["first"]:.2f} s'
+    title = f'Chosen for {row["contender"]} ({source}{first}):'
+    return ['', title, '', *(f'- {name}: {"; ".join(names)}' for name, names in sites.items())]
 
 
 def absent_lines(absent: Mapping[str, str]) -> list[str]:

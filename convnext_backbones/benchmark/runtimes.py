@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..inference.fast_form import bf16_is_fast
+from ..inference.optimize import optimize_for_inference
+from ..inference.tuning import choices_of
 from ..models.convnext import ConvNeXt
 from .case import INPUT, WEIGHTS, Case, State, is_v2, largest_difference, saved_bytes
 from .worker import Prepared
@@ -35,9 +38,6 @@ def optimize(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     Raises:
         RuntimeError: It would not compute in ``dtype`` on this processor.
     """
-    from ..inference.fast_form import bf16_is_fast
-    from ..inference.optimize import optimize_for_inference
-
     if dtype is torch.bfloat16 and not bf16_is_fast():
         raise RuntimeError('ours computes in fp32 on this processor, not in bf16')
     return optimize_for_inference(model, dtype=dtype)
@@ -99,7 +99,11 @@ def in_torch(
         return counter.get_total_flops()
 
     if same_weights:
-        return Prepared(run, dict(difference=lambda: largest_difference(run(), folder)))
+        measures = dict(
+            difference=lambda: largest_difference(run(), folder),
+            choices=lambda: choices_of(module),
+        )
+        return Prepared(run, measures)
     return Prepared(run, dict(flops=flops))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..config.loading import load_config
 from ..engine.build import build_on_meta
 from ..engine.hardware import adapt_to_hardware
+from ..inference.tuning import choices_of
 from ..io.mmengine_patches import read_files_safely
 from ..ops.providers import VARIABLE
 from ..weights.layouts import LAYOUTS
@@ -139,6 +140,7 @@ def whole_model(
     def run() -> Any:
         return model.test_step(data)
 
+    measures['choices'] = lambda: choices_of(model)
     if cfg.default_scope == 'mmdet':
         measures['detections'] = lambda: len(run()[0].pred_instances)
     if backbone != 'swin':

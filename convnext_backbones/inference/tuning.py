@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,12 @@ from .tuning_cache import Entry, TuningCache
 VARIABLE = 'CONVNEXT_BACKBONES_TUNE'
 MODES = ('off', 'auto', 'full')
 # Seconds and rounds for a layer; the rounds of fast layers are repeated to last MIN_SECONDS.
-LIMITS = dict(auto=(0.6, 3), full=(20.0, 9))
+LIMITS = dict(auto=(0.5, 3), full=(20.0, 9))
 MIN_SECONDS = 0.003
 # Seconds for all layers of a model; what is left then takes its default.
-TOTAL_SECONDS = dict(auto=8.0, full=math.inf)
+TOTAL_SECONDS = dict(auto=6.0, full=math.inf)
 # The default stays unless another takes less than this share of its time.
-GAIN = 0.97
+GAIN = 0.95
 # Largest difference, as a fraction of the largest value. Winograd's convolutions need the most.
 TOLERANCES = {torch.float32: 3e-5, torch.bfloat16: 3e-2}
 
@@ -77,7 +78,6 @@ class Tuner:
 
     def _forget(self) -> None:
         self._entries: dict[tuple[str, int], Entry] = {}
-        self._stored: dict[int, dict[str, Entry]] = {}  # by the number of threads
         self._seconds = 0.0
         self._lock = threading.RLock()
 
@@ -126,22 +126,27 @@ class Tuner:
         default: str,
         reference: str,
     ) -> Entry:
-        threads = torch.get_num_threads()
-        if threads not in self._stored:
-            self._stored[threads] = self._cache.read()
-        stored = self._stored[threads].get(site.name)
-        if stored and stored['choice'] in candidates and self.mode in (stored['mode'], 'auto'):
-            return dict(stored, cached=True)
+        # Read each time: another model or process may have measured this layer by now.
+        stored = self._cache.read().get(site.name)
+        if stored and self.mode in (stored['mode'], 'auto'):
+            times = {name: t for name, t in stored['milliseconds'].items() if name in candidates}
+            if stored['choice'] in candidates:
+                return dict(stored, cached=True)
+            # 'full' has chosen what is not tried here, but has measured the others too. They are
+            # not measured again, and its entry stays.
+            if stored['mode'] == 'full' and default in times:
+                return dict(stored, choice=_best(times, default), cached=True)
         if self._seconds >= TOTAL_SECONDS[self.mode]:
             return dict(choice=default, milliseconds={}, cached=False)
         start = self._clock()
-        times = self._measure(candidates, self._agreeing(site, candidates, reference))
+        agreeing = self._agreeing(site, candidates, reference)
+        times = self._measure(site, candidates, agreeing)
+        _return_memory()
         self._seconds += self._clock() - start
-        best = min(times, key=lambda name: times[name], default=default)
-        if default in times and times[best] >= GAIN * times[default]:
-            best = default
+        if not times:
+            return dict(choice=default, milliseconds={}, cached=False)
         entry = dict(
-            choice=best,
+            choice=_best(times, default),
             mode=self.mode,
             milliseconds={name: round(1000 * seconds, 4) for name, seconds in times.items()},
         )
@@ -151,8 +156,20 @@ class Tuner:
     def _agreeing(
         self, site: Site, candidates: Mapping[str, Callable[[], Tensor]], reference: str
     ) -> list[str]:
-        """Return the candidates that compute what the reference does."""
-        expected = candidates[reference]().float().clone()
+        """Return the candidates that compute what the reference does.
+
+        There are none if the reference fails or is not finite, as for an image with NaN: nothing
+        can be compared with it.
+        """
+        try:
+            expected = candidates[reference]().float().clone()
+        # The plain form takes the most memory, and may fail where the default does not.
+        except Exception as error:
+            self._drop(site, reference, f'{type(error).__name__}: {error}', logging.DEBUG)
+            return []
+        if not expected.isfinite().all():
+            self._drop(site, reference, 'its output is not finite', logging.DEBUG)
+            return []
         tolerance = TOLERANCES[site.dtype] * expected.abs().max()
         names = [reference]
         for name, compute in candidates.items():
@@ -168,7 +185,7 @@ class Tuner:
                 self._drop(site, name, f'its output is of shape {tuple(found.shape)}')
                 continue
             difference = (found.float() - expected).abs().max()
-            if difference <= tolerance or expected.isnan().any():
+            if difference <= tolerance:
                 names.append(name)
             else:
                 share = (difference / expected.abs().max()).item()
@@ -180,19 +197,25 @@ class Tuner:
         print_log(message, logger='current', level=level)
 
     def _measure(
-        self, candidates: Mapping[str, Callable[[], Tensor]], names: Iterable[str]
+        self, site: Site, candidates: Mapping[str, Callable[[], Tensor]], names: Iterable[str]
     ) -> dict[str, float]:
-        """Return the median seconds of the candidates, which take turns."""
-        names = list(names)
+        """Return the least seconds of the candidates, which take turns.
+
+        Other programs only ever add to the time. A candidate that fails drops out.
+        """
         seconds, rounds = LIMITS[self.mode]
         times: dict[str, list[float]] = {name: [] for name in names}
         start = self._clock()
         for _ in range(rounds):
-            for name in names:
-                times[name].append(self._time(candidates[name]))
+            for name in list(times):
+                try:
+                    times[name].append(self._time(candidates[name]))
+                except Exception as error:
+                    self._drop(site, name, f'{type(error).__name__}: {error}', logging.DEBUG)
+                    del times[name]
             if self._clock() - start > seconds:
                 break
-        return {name: statistics.median(taken) for name, taken in times.items()}
+        return {name: min(taken) for name, taken in times.items()}
 
     def _time(self, compute: Callable[[], Tensor]) -> float:
         start, runs, elapsed = self._clock(), 0, 0.0
@@ -208,6 +231,19 @@ class Tuner:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
+
+
+def _best(times: Mapping[str, float], default: str) -> str:
+    """Return the fastest; the default unless the gain is more than noise."""
+    best = min(times, key=lambda name: times[name])
+    gains = default not in times or times[best] < GAIN * times[default]
+    return best if gains else default
+
+
+def _return_memory() -> None:
+    """Give what the candidates used back to the system, where the C library (glibc) can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def make_tuner(mode: str | None) -> Tuner:

@@ -49,12 +49,11 @@ class TuningCache:
                 sections.setdefault(_section(), {})[site] = entry
                 content = dict(format=FORMAT, sections=sections)
                 write_atomically(self.path, json.dumps(content, indent=1))
-        except (OSError, Timeout) as error:
+        # Older versions of filelock raise NotImplementedError on disks without locks.
+        except (OSError, Timeout, NotImplementedError) as error:
             self._warn(f'{str(self.path)!r} cannot be written ({error})')
 
     def _sections(self) -> dict[str, dict[str, Entry]]:
-        if not self.path.exists():
-            return {}
         try:
             content = json.loads(self.path.read_text())
             if content['format'] != FORMAT:
@@ -62,9 +61,18 @@ class TuningCache:
             sections = content['sections']
             for entries in sections.values():
                 for entry in entries.values():
-                    if not {'choice', 'mode', 'milliseconds'} <= entry.keys():
-                        raise ValueError('an entry is incomplete')
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                    _check(entry)
+        except FileNotFoundError:
+            return {}
+        # RecursionError: lists in lists, without end.
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             self._warn(f'{str(self.path)!r} cannot be read ({type(error).__name__}: {error})')
             return {}
         return sections
@@ -77,6 +85,15 @@ class TuningCache:
                 logger='current',
                 level=logging.WARNING,
             )
+
+
+def _check(entry: Entry) -> None:
+    """Raise ValueError or KeyError unless an entry of the file is one of ours."""
+    times = entry['milliseconds']
+    if not isinstance(entry['choice'], str) or not isinstance(entry['mode'], str):
+        raise ValueError('an entry names no choice')
+    if not isinstance(times, dict) or not all(isinstance(t, (int, float)) for t in times.values()):
+        raise ValueError('an entry has no times')
 
 
 def _section() -> str:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -121,10 +122,17 @@ def may_download() -> bool:
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for what can be made or downloaded again; it may not exist."""
-    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    cache = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / 'convnext_backbones')
-    return cache.expanduser().absolute()
+    """Return the user's folder for what can be made or downloaded again; it may not exist.
+
+    Without a home folder, as in some containers, it is in the folder for temporary files.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    home = os.environ.get('XDG_CACHE_HOME')
+    try:
+        cache = Path(named or Path(home or Path.home() / '.cache') / 'convnext_backbones')
+        return cache.expanduser().absolute()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f'convnext_backbones-{os.getuid()}'
 
 
 def weight_folders() -> list[Path]:

@@ -20,6 +20,7 @@ from convnext_backbones.inference.bands import even_share
 from convnext_backbones.inference.block import InferenceBlock
 from convnext_backbones.inference.fast_form import bf16_is_fast
 from convnext_backbones.inference.optimize import optimize_for_inference
+from convnext_backbones.inference.tuning import Tuner
 from convnext_backbones.models.block import Block
 
 CALLS = ('_convolution_pointwise', '_reorder_convolution_weight')
@@ -366,7 +367,7 @@ def test_after_grn_the_smaller_one_is_scaled(positions, calls):
     """Weights of the second layer for each sample on large maps, the hidden map on small ones."""
     block = build(dict(depths=(1,), dims=(16,)), use_grn=True, out_indices=0).stages[0][0]
     fast = copy.deepcopy(block).requires_grad_(False)
-    InferenceBlock.take_over(fast)
+    InferenceBlock.take_over(fast, Tuner('off'))
     side = int(positions**0.5)
     x = torch.randn(3, 16, side, side).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
@@ -493,6 +494,7 @@ def test_older_instructions(run_python, tmp_path):
         from convnext_backbones.inference import bands
         from convnext_backbones.inference.fast_form import bf16_is_fast
         from convnext_backbones.inference.optimize import optimize_for_inference
+from convnext_backbones.inference.tuning import Tuner
 
         bands.BAND_BYTES = 20_000
         os.environ['ONEDNN_VERBOSE'] = '1'

@@ -259,3 +259,16 @@ def test_only_rank_0_downloads_and_all_hear_of_its_failure(route, server, cache,
     assert said[0] == said[1]
     assert ('404' in said[0]) is (route == 'absent')
     assert server.requests[f'/{route}/a.pth'] == 1
+
+
+def test_the_cache_without_a_home(monkeypatch):
+    """Containers may have a user without a home folder, and without a name."""
+
+    def no_home():
+        raise RuntimeError('Could not determine home directory.')
+
+    for name in ('XDG_CACHE_HOME', download.CACHE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download.Path, 'home', no_home)
+    folder = download.cache_folder()
+    assert folder.is_absolute() and folder.name.startswith('convnext_backbones-')
