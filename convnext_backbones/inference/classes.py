@@ -84,7 +84,10 @@ def runs_forward_of(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether forward hooks are registered on ``module`` or on a part of it."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    if module._forward_hooks or module._forward_pre_hooks:
+        return True
+    # Not by modules(), which takes a millisecond for a backbone.
+    return any(has_hooks(part) for part in module._modules.values() if part is not None)
 
 
 def _reduce(self: nn.Module, protocol: Any) -> str | tuple:

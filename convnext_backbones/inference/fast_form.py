@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -28,11 +31,12 @@ def bf16_is_fast() -> bool:
 
 def has_onednn() -> bool:
     """Whether oneDNN's fused operations can be used now."""
-    return (
-        HAS_ONEDNN
-        and bool(torch.backends.mkldnn.enabled)
-        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
-    )
+    return HAS_ONEDNN and bool(torch.backends.mkldnn.enabled) and _are_there(OPERATORS)
+
+
+@functools.cache
+def _are_there(operators: tuple[str, ...]) -> bool:
+    return all(hasattr(torch.ops.mkldnn, name) for name in operators)
 
 
 def can_be_faster() -> bool:
@@ -50,7 +54,7 @@ def is_plain_call(module: nn.Module, *inputs: Tensor) -> bool:
 
     Neither oneDNN's fused operations nor the kernels support gradients, autocast or compilers.
     """
-    tensors = (*inputs, *module.parameters())
+    tensors = (*inputs, *_parameters(module))
     return (
         all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
         and not module.training
@@ -58,3 +62,13 @@ def is_plain_call(module: nn.Module, *inputs: Tensor) -> bool:
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and not torch.compiler.is_compiling()
     )
+
+
+def _parameters(module: nn.Module) -> Iterator[Tensor]:
+    """Iterate over all parameters, some more than once, faster than ``module.parameters()``."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            yield parameter
+    for part in module._modules.values():
+        if part is not None:
+            yield from _parameters(part)

@@ -22,6 +22,7 @@
 
 /* The parts of the scratch memory. */
 struct memory {
+    float *taps;       /* of the depthwise convolution, (KERNEL, KERNEL, channels) */
     float *y;          /* normalized map of all samples, (samples, height, width, channels) */
     float *up, *down;  /* packed parts of pwconv1 and pwconv2; or a panel for each thread */
     float *hidden;     /* of few positions, or of a sample with GRN; else a part for each thread */
@@ -46,6 +47,7 @@ static struct memory divide(const struct block *b, float *scratch) {
     struct memory memory = {0};
     long positions = b->height * b->width, has_grn = b->grn_gamma != NULL;
     long total = b->samples * positions;
+    memory.taps = take(&memory, scratch, KERNEL * KERNEL * b->channels);
     memory.y = take(&memory, scratch, total * b->channels);
     if (total <= FEW_POSITIONS) {
         memory.hidden = take(&memory, scratch, total * b->hidden);
@@ -67,8 +69,8 @@ long block_scratch(const struct block *b) {
 }
 
 /* Write the normalized convolution of a tile. */
-static void expand_tile(const struct block *b, long sample, long top, long left, long rows,
-                        long columns, float *y) {
+static void expand_tile(const struct block *b, const float *all_taps, long sample, long top,
+                        long left, long rows, long columns, float *y) {
     float x[(TILE_HEIGHT + KERNEL - 1) * (TILE_WIDTH + KERNEL - 1) * LINE]
         __attribute__((aligned(ALIGNMENT)));
     float taps[KERNEL * KERNEL * LINE] __attribute__((aligned(ALIGNMENT))), bias[LINE];
@@ -79,7 +81,7 @@ static void expand_tile(const struct block *b, long sample, long top, long left,
         long count = min(LINE, c - channel);
         copy_tile(b->x + start, map, top, left, rows, columns, channel, x);
         for (long i = 0; i < KERNEL * KERNEL; i++)
-            copy_line(b->taps + i * c + channel, count, taps + i * LINE);
+            copy_line(all_taps + i * c + channel, count, taps + i * LINE);
         copy_line(b->dwconv_bias + channel, count, bias);
         convolve_tile(x, rows, columns, taps, bias, y + channel, b->width * c, c, count);
     }
@@ -91,16 +93,20 @@ static void expand_tile(const struct block *b, long sample, long top, long left,
 }
 
 /* Write the normalized convolution of all samples. Called by all threads, like what follows. */
-static void expand(const struct block *b, float *y) {
+static void expand(const struct block *b, float *taps, float *y) {
     long width = share(b->width, TILE_WIDTH), across = parts(b->width, width);
     long height = share(b->height, TILE_HEIGHT);
     while (height > 1 && b->samples * across * parts(b->height, height) < 2 * b->threads)
         height = (height + 1) / 2;
     long along = parts(b->height, height);
+#pragma omp for
+    for (long channel = 0; channel < b->channels; channel++)
+        for (long i = 0; i < KERNEL * KERNEL; i++)
+            taps[i * b->channels + channel] = b->dwconv[channel * KERNEL * KERNEL + i];
 #pragma omp for schedule(dynamic)
     for (long tile = 0; tile < b->samples * along * across; tile++) {
         long top = tile / across % along * height, left = tile % across * width;
-        expand_tile(b, tile / across / along, top, left, min(height, b->height - top),
+        expand_tile(b, taps, tile / across / along, top, left, min(height, b->height - top),
                     min(width, b->width - left), y);
     }
 }
@@ -262,7 +268,7 @@ void block_forward(const struct block *b) {
     struct memory memory = divide(b, aligned(b->scratch));
 #pragma omp parallel num_threads(b->threads)
     {
-        expand(b, memory.y);
+        expand(b, memory.taps, memory.y);
         if (b->samples * b->height * b->width <= FEW_POSITIONS)
             add_few(b, &memory);
         else if (b->grn_gamma)

@@ -5,7 +5,7 @@
 struct block {
     float *x; /* (samples, height, width, channels), replaced by the output */
     long samples, height, width, channels, hidden;
-    const float *taps; /* (KERNEL, KERNEL, channels) */
+    const float *dwconv; /* (channels, KERNEL, KERNEL) */
     const float *dwconv_bias, *norm_weight, *norm_bias;
     float eps;
     const float *pwconv1, *pwconv1_bias; /* (hidden, channels) */

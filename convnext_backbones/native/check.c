@@ -35,7 +35,7 @@ static void expand_position(const struct block *b, long sample, long row, long c
             long r = row + i / 7 - 3, q = column + i % 7 - 3;
             if (r >= 0 && r < HEIGHT && q >= 0 && q < WIDTH)
                 y[c] += b->x[((sample * HEIGHT + r) * WIDTH + q) * CHANNELS + c] *
-                        b->taps[i * CHANNELS + c];
+                        b->dwconv[c * 49 + i];
         }
         mean += y[c] / CHANNELS;
     }
@@ -97,7 +97,7 @@ int check_kernels(void) {
     struct block b = {
         .x = draw((long)SAMPLES * HEIGHT * WIDTH * CHANNELS, 1),
         .samples = SAMPLES, .height = HEIGHT, .width = WIDTH, .channels = CHANNELS,
-        .hidden = HIDDEN, .taps = draw(49 * CHANNELS, 0.3f), .dwconv_bias = draw(CHANNELS, 1),
+        .hidden = HIDDEN, .dwconv = draw(49 * CHANNELS, 0.3f), .dwconv_bias = draw(CHANNELS, 1),
         .norm_weight = draw(CHANNELS, 1), .norm_bias = draw(CHANNELS, 1), .eps = 1e-6f,
         .pwconv1 = draw(HIDDEN * CHANNELS, 0.3f), .pwconv1_bias = draw(HIDDEN, 1),
         .pwconv2 = draw(HIDDEN * CHANNELS, 0.3f), .pwconv2_bias = draw(CHANNELS, 1),

@@ -42,7 +42,7 @@ static int patches_differ(const float *x, const float *weight, const float *scal
         for (long k = 0; k < 4; k++) {
             long row = position / (WIDTH / 2) * 2 + k / 2, column = position % (WIDTH / 2) * 2 + k % 2;
             norm(at(x, row, column), scale, scale, y);
-            for (long c = 0; c < CHANNELS; c++) expected += y[c] * weight[(j * 4 + k) * CHANNELS + c];
+            for (long c = 0; c < CHANNELS; c++) expected += y[c] * weight[(j * CHANNELS + c) * 4 + k];
         }
         found |= differ(out[i], expected);
     }

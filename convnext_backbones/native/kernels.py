@@ -51,7 +51,7 @@ class _Block(ctypes.Structure):
     _fields_: ClassVar[Sequence[Any]] = [
         ('x', POINTERS),
         *((name, LONG) for name in ('samples', 'height', 'width', 'channels', 'hidden')),
-        *((name, POINTERS) for name in ('taps', 'dwconv_bias', 'norm_weight', 'norm_bias')),
+        *((name, POINTERS) for name in ('dwconv', 'dwconv_bias', 'norm_weight', 'norm_bias')),
         ('eps', ctypes.c_float),
         *((name, POINTERS) for name in ('pwconv1', 'pwconv1_bias', 'pwconv2', 'pwconv2_bias')),
         *((name, POINTERS) for name in ('grn_gamma', 'grn_beta', 'gamma', 'scratch')),
@@ -133,9 +133,8 @@ def add_branch(
     """
     _check_map(x)
     samples, channels, height, width = x.shape
-    taps = weights.dwconv.flatten(1).t()  # (C, 1, 7, 7) -> (49, C)
     bias = weights.dwconv_bias if weights.dwconv_bias is not None else x.new_zeros(channels)
-    given = weights._replace(dwconv=taps, dwconv_bias=bias)._asdict()
+    given = weights._replace(dwconv_bias=bias)._asdict()
     tensors = {name: tensor.contiguous() for name, tensor in given.items() if tensor is not None}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     block = _Block(
@@ -145,7 +144,6 @@ def add_branch(
         width=width,
         channels=channels,
         hidden=len(weights.pwconv1),
-        taps=pointers.pop('dwconv'),
         eps=eps,
         threads=torch.get_num_threads(),
         **pointers,
@@ -179,7 +177,7 @@ def downsample(
     """
     samples, channels, height, width = x.shape
     size = convolution.kernel_size[0]
-    weight = convolution.weight.permute(0, 2, 3, 1).contiguous()  # (C', size, size, C)
+    weight = convolution.weight.contiguous()  # (C', C, size, size)
     shape = samples, len(weight), height // size, width // size
     out = torch.empty(shape, memory_format=torch.channels_last)
     strides = dict(zip(('sample', 'channel', 'row', 'column'), x.stride(), strict=True))

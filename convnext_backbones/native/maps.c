@@ -16,19 +16,22 @@ static long together(const struct patches *p) {
 
 long patches_scratch(const struct patches *p) {
     long packed = panels(p->out_channels) * COLUMNS * depth(p);
-    return packed + p->threads * together(p) * depth(p) + 2 * ALIGNMENT / sizeof(float);
+    long own = together(p) * depth(p) + p->channels;
+    return packed + p->threads * own + 2 * ALIGNMENT / sizeof(float);
 }
 
-/* Copy a patch as a row of the factor, (size, size, channels). */
-static void gather(const struct patches *p, const float *x, float *to) {
-    long c = p->channels;
+/* Copy a patch as a row of the factor, (channels, size, size), by way of `position`. */
+static void gather(const struct patches *p, const float *x, float *position, float *to) {
+    long c = p->channels, area = p->size * p->size;
     for (long i = 0; i < p->size; i++)
-        for (long j = 0; j < p->size; j++, to += c) {
+        for (long j = 0; j < p->size; j++, to++) {
             const float *from = x + i * p->row_stride + j * p->column_stride;
-            if (p->norms_input)
-                normalize(from, to, c, p->norm_weight, p->norm_bias, p->eps);
-            else
-                for (long k = 0; k < c; k++) to[k] = from[k * p->channel_stride];
+            long stride = p->channel_stride;
+            if (p->norms_input) {
+                normalize(from, position, c, p->norm_weight, p->norm_bias, p->eps);
+                from = position, stride = 1;
+            }
+            for (long k = 0; k < c; k++) to[k * area] = from[k * stride];
         }
 }
 
@@ -39,7 +42,7 @@ static void convolve_some(const struct patches *p, long first, long m, const flo
         long row = (first + i) / width, column = (first + i) % width;
         const float *x = p->x + row / height * p->sample_stride;
         x += p->size * (row % height * p->row_stride + column * p->column_stride);
-        gather(p, x, rows + i * k);
+        gather(p, x, rows + together(p) * k, rows + i * k);
     }
     float *out = p->out + first * p->out_channels;
     struct target to = {out, p->out_channels, p->bias, NULL};
@@ -59,7 +62,7 @@ void convolve_patches(const struct patches *p) {
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < p->out_channels; n += COLUMNS)
             pack(p->weight + n * k, k, min(COLUMNS, p->out_channels - n), k, NULL, packed + n * k);
-        float *own = rows + omp_get_thread_num() * together(p) * k;
+        float *own = rows + omp_get_thread_num() * (together(p) * k + p->channels);
 #pragma omp for schedule(dynamic)
         for (long first = 0; first < total; first += step)
             convolve_some(p, first, min(step, total - first), packed, own);

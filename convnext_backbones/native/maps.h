@@ -8,7 +8,7 @@ struct patches {
     long samples, height, width, channels;
     long sample_stride, row_stride, column_stride, channel_stride;
     long size; /* of a patch */
-    const float *weight, *bias; /* (out_channels, size, size, channels), (out_channels) or NULL */
+    const float *weight, *bias; /* (out_channels, channels, size, size), (out_channels) or NULL */
     const float *norm_weight, *norm_bias; /* of the input, or of the output */
     float eps;
     int norms_input; /* which needs a channel_stride of 1 */
