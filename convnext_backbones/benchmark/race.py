@@ -33,16 +33,16 @@ class Result:
         memory: Peak in bytes above what was resident when the contender was ready to run, that is
             above libraries, weights and input. None if the system does not report it.
         measures: Values of :attr:`~.worker.Prepared.measures`.
-        first: Wall time of the first run, which includes compiling and choosing.
         failure: Why there is no result; empty if there is one.
+        first: Wall time of the first run, which includes compiling and choosing.
     """
 
     contender: Contender
     seconds: list[float] = field(default_factory=list)
     memory: int | None = None
     measures: dict[str, Any] = field(default_factory=dict)
-    first: float | None = None
     failure: str = ''
+    first: float | None = None
 
     @property
     def median(self) -> float:

@@ -29,7 +29,7 @@ from ..models.layers import (
 )
 from ..native.compiler import load
 from ..native.gradients import KERNEL_SIZE
-from ..native.kernels import Scratch
+from ..native.kernels import Scratch, supports_bf16
 from .bands import even_share, fitting
 from .block_forms import add_by_compiled, add_by_kernels, add_by_linear
 from .cache import ParameterCache
@@ -77,12 +77,14 @@ class InferenceBlock(Block):
     computed.
 
     Attributes:
-        packed: The packed weights of small maps, and of all in bf16.
+        packed: The packed weights for oneDNN, of small maps, and of all in bf16.
+        packed_bf16: The packed weights for the kernels, in bf16.
         tuner: Chooses among the forms.
     """
 
     original_class = Block
     packed: ParameterCache[Packed]
+    packed_bf16: ParameterCache[Tensor]
     tuner: Tuner
 
     @classmethod
@@ -91,6 +93,7 @@ class InferenceBlock(Block):
         swap_class(block, cls)
         fast = cast(InferenceBlock, block)
         fast.packed = ParameterCache()
+        fast.packed_bf16 = ParameterCache()
         fast.tuner = tuner
 
     @classmethod
@@ -129,9 +132,11 @@ class InferenceBlock(Block):
     def _forms(self, dtype: torch.dtype, scratch: Scratch) -> dict[str, Callable[[Tensor], None]]:
         """Return what can compute the block in ``dtype``, the one to expect most of first."""
         forms: dict[str, Callable[[Tensor], None]] = {}
-        library = load() if dtype == torch.float32 else None
-        if library is not None:
-            forms['native'] = partial(add_by_kernels, self, library=library, scratch=scratch)
+        library = load()
+        if library is not None and (dtype == torch.float32 or supports_bf16(library)):
+            forms['native'] = partial(
+                add_by_kernels, self, library=library, scratch=scratch, packed=self.packed_bf16
+            )
         if has_onednn():
             forms['onednn'] = self._in_bands
         forms['linear'] = partial(add_by_linear, self)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,38 @@ from ..models.block import Block
 from ..models.layers import GRN, sums_of_squares
 from ..native.compiler import Library
 from ..native.gradients import KERNEL_SIZE
-from ..native.kernels import BlockWeights, Scratch, add_branch
+from ..native.kernels import BlockWeights, Scratch, add_branch, add_branch_bf16, pack_bf16
 from .bands import even_share, fitting
+from .cache import ParameterCache
 
 
-def add_by_kernels(block: Block, x: Tensor, library: Library, scratch: Scratch) -> None:
-    """Compute with the kernels in C, in fp32."""
-    weights = BlockWeights(
+def add_by_kernels(
+    block: Block,
+    x: Tensor,
+    library: Library,
+    scratch: Scratch,
+    packed: ParameterCache[Tensor],
+) -> None:
+    """Compute with the kernels in C.
+
+    Args:
+        block: The block.
+        x: The map, fp32 or bf16.
+        library: The kernels.
+        scratch: Memory for intermediate maps.
+        packed: Keeps the weights in bf16; fp32 needs none.
+    """
+    weights = _weights(block)
+    if x.dtype == torch.float32:
+        add_branch(library, x, weights, block.norm.eps, scratch)
+        return
+    pack = partial(pack_bf16, library, weights.pwconv1, weights.pwconv2)
+    halves = packed.get(block, library.build, pack)
+    add_branch_bf16(library, x, weights, halves, block.norm.eps, scratch)
+
+
+def _weights(block: Block) -> BlockWeights:
+    return BlockWeights(
         dwconv=block.dwconv.weight,
         dwconv_bias=block.dwconv.bias,
         norm_weight=block.norm.weight,
@@ -35,7 +61,6 @@ def add_by_kernels(block: Block, x: Tensor, library: Library, scratch: Scratch) 
         grn_beta=None if block.grn is None else block.grn.beta,
         gamma=block.gamma,
     )
-    add_branch(library, x, weights, block.norm.eps, scratch)
 
 
 def add_by_linear(block: Block, x: Tensor) -> None:

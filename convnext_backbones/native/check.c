@@ -6,10 +6,12 @@
 #include <string.h>
 
 #include "block.h"
+#include "block_bf16.h"
 #include "check.h"
 
 enum { SAMPLES = 2, HEIGHT = 13, WIDTH = 19, CHANNELS = 40, HIDDEN = 4 * CHANNELS };
 #define TOLERANCE 1e-4
+#define TOLERANCE_BF16 0.1
 
 float *draw(long count, float scale) {
     static unsigned state = 1;
@@ -92,6 +94,53 @@ static int block_differs(struct block b) {
     return found;
 }
 
+#if defined(__AVX512BF16__)
+static float widened(uint16_t value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static int bf16_differs(struct block b) {
+    long values = (long)SAMPLES * HEIGHT * WIDTH * CHANNELS;
+    float *expected = malloc(values * sizeof(float)), *rounded = malloc(values * sizeof(float));
+    float *taps = malloc(49 * CHANNELS * sizeof(float));
+    uint16_t *x = malloc(values * sizeof(uint16_t));
+    for (long i = 0; i < values; i++) {
+        uint32_t bits;
+        memcpy(&bits, b.x + i, sizeof bits);
+        rounded[i] = widened(x[i] = bits >> 16);
+    }
+    for (long i = 0; i < 49 * CHANNELS; i++) taps[i] = b.dwconv[i % CHANNELS * 49 + i / CHANNELS];
+    b.x = rounded;
+    for (long sample = 0; sample < SAMPLES; sample++) plain_block(&b, sample, expected);
+    void *packed = malloc(block_bf16_packed_bytes(CHANNELS, HIDDEN));
+    pack_block_bf16(b.pwconv1, b.pwconv2, CHANNELS, HIDDEN, packed);
+    struct block_bf16 half = {
+        x, SAMPLES, HEIGHT, WIDTH, CHANNELS, HIDDEN, taps, b.dwconv_bias, b.norm_weight,
+        b.norm_bias, b.eps, packed, b.pwconv1_bias, b.pwconv2_bias, b.grn_gamma, b.grn_beta,
+        b.gamma, NULL, b.threads,
+    };
+    half.scratch = malloc(block_bf16_scratch(&half) * sizeof(float));
+    block_bf16_forward(&half);
+    int found = 0;
+    for (long i = 0; i < values; i++) {
+        double difference = fabs(widened(x[i]) - expected[i]);
+        found |= !(difference < TOLERANCE_BF16 * fmax(1, fabs(expected[i])));
+    }
+    free(half.scratch);
+    free(packed);
+    free(x);
+    free(taps);
+    free(rounded);
+    free(expected);
+    return found;
+}
+#else
+static int bf16_differs(struct block b) { return b.x == NULL; } /* without the instructions */
+#endif
+
 /* Return 0 if the kernels compute what they should. */
 int check_kernels(void) {
     struct block b = {
@@ -103,9 +152,11 @@ int check_kernels(void) {
         .pwconv2 = draw(HIDDEN * CHANNELS, 0.3f), .pwconv2_bias = draw(CHANNELS, 1),
         .gamma = draw(CHANNELS, 1), .threads = 2,
     };
-    int found = block_differs(b);
+    int found = block_differs(b), has_bf16 = block_bf16_supported();
+    if (has_bf16) found |= 16 * bf16_differs(b);
     b.grn_gamma = draw(HIDDEN, 1);
     b.grn_beta = draw(HIDDEN, 1);
     b.gamma = NULL;
+    if (has_bf16) found |= 32 * bf16_differs(b);
     return found | 2 * block_differs(b) | 4 * check_maps();
 }

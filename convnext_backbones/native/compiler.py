@@ -25,7 +25,10 @@ from ..io.processor import describe_processor
 # Set to 0, it turns the kernels off.
 VARIABLE = 'CONVNEXT_BACKBONES_NATIVE'
 FOLDER = Path(__file__).parent
-SOURCES = ('block.c', 'maps.c', 'winograd.c', 'train.c', 'check.c', 'check_maps.c')
+SOURCES = (
+    *('block.c', 'block_bf16.c', 'maps.c', 'winograd.c', 'train.c'),
+    *('check.c', 'check_maps.c'),
+)
 COMPILERS = ('gcc', 'cc')
 # No flag changes results: sums are in the order that the sources state.
 FLAGS = ('-O3', '-fno-math-errno', '-fno-trapping-math', '-fopenmp', '-fPIC', '-std=gnu11', '-w')

@@ -59,6 +59,20 @@ class _Block(ctypes.Structure):
     ]
 
 
+class _BlockBf16(ctypes.Structure):
+    """``struct block_bf16`` of block_bf16.h."""
+
+    _fields_: ClassVar[Sequence[Any]] = [
+        ('x', POINTERS),
+        *((name, LONG) for name in ('samples', 'height', 'width', 'channels', 'hidden')),
+        *((name, POINTERS) for name in ('taps', 'dwconv_bias', 'norm_weight', 'norm_bias')),
+        ('eps', ctypes.c_float),
+        *((name, POINTERS) for name in ('packed', 'pwconv1_bias', 'pwconv2_bias')),
+        *((name, POINTERS) for name in ('grn_gamma', 'grn_beta', 'gamma', 'scratch')),
+        ('threads', ctypes.c_int),
+    ]
+
+
 class _Patches(ctypes.Structure):
     """``struct patches`` of maps.h."""
 
@@ -152,6 +166,75 @@ def add_branch(
     memory = scratch.floats(library.functions.block_scratch(ctypes.byref(block)))
     block.scratch = memory.data_ptr()
     library.functions.block_forward(ctypes.byref(block))
+
+
+def supports_bf16(library: Library) -> bool:
+    """Whether the kernels have bf16 instructions to use, and the system permits them."""
+    return bool(library.functions.block_bf16_supported())
+
+
+def pack_bf16(library: Library, pwconv1: Tensor, pwconv2: Tensor) -> Tensor:
+    """Round and pack the weights of both pointwise layers, for :func:`add_branch_bf16`.
+
+    Args:
+        library: Kernels that support bf16.
+        pwconv1: Of shape (hidden, C), fp32.
+        pwconv2: Of shape (C, hidden), fp32.
+
+    Returns:
+        Bytes of half the size of both.
+    """
+    hidden, channels = pwconv1.shape
+    sizes = LONG(channels), LONG(hidden)
+    library.functions.block_bf16_packed_bytes.restype = LONG
+    packed = torch.empty(library.functions.block_bf16_packed_bytes(*sizes), dtype=torch.uint8)
+    pwconv1, pwconv2 = pwconv1.contiguous(), pwconv2.contiguous()
+    pointers = (POINTERS(tensor.data_ptr()) for tensor in (pwconv1, pwconv2))
+    library.functions.pack_block_bf16(*pointers, *sizes, POINTERS(packed.data_ptr()))
+    return packed
+
+
+def add_branch_bf16(
+    library: Library,
+    x: Tensor,
+    weights: BlockWeights,
+    packed: Tensor,
+    eps: float,
+    scratch: Scratch,
+) -> None:
+    """Replace ``x`` by the output of a block, with products of bf16 and sums in fp32.
+
+    Args:
+        library: Kernels that support bf16.
+        x: Of shape (N, C, H, W), bf16, in channels_last, on the CPU.
+        weights: Parameters of the block.
+        packed: Those of its pointwise layers, by :func:`pack_bf16`.
+        eps: Epsilon of its LayerNorm.
+        scratch: Memory for intermediate maps.
+    """
+    assert x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
+    samples, channels, height, width = x.shape
+    taps = weights.dwconv.flatten(1).t().contiguous()  # (C, 1, 7, 7) -> (49, C)
+    bias = weights.dwconv_bias if weights.dwconv_bias is not None else taps.new_zeros(channels)
+    given = dict(weights._replace(dwconv_bias=bias)._asdict(), taps=taps, packed=packed)
+    for name in ('dwconv', 'pwconv1', 'pwconv2'):
+        given.pop(name)
+    tensors = {name: tensor.contiguous() for name, tensor in given.items() if tensor is not None}
+    block = _BlockBf16(
+        x=x.data_ptr(),
+        samples=samples,
+        height=height,
+        width=width,
+        channels=channels,
+        hidden=len(weights.pwconv1),
+        eps=eps,
+        threads=torch.get_num_threads(),
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+    )
+    library.functions.block_bf16_scratch.restype = LONG
+    memory = scratch.floats(library.functions.block_bf16_scratch(ctypes.byref(block)))
+    block.scratch = memory.data_ptr()
+    library.functions.block_bf16_forward(ctypes.byref(block))
 
 
 def downsample(

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.testing import assert_close
 
 from convnext_backbones.inference import backbone as inference_backbone
 from convnext_backbones.inference import block as inference_block
-from convnext_backbones.inference import convolutions
+from convnext_backbones.inference import convolutions, optimize
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.inference.tuning import Tuner
 from convnext_backbones.native import compiler
@@ -216,3 +218,48 @@ def test_tune_is_checked(miniature, monkeypatch):
     monkeypatch.setenv('CONVNEXT_BACKBONES_TUNE', 'never')
     with pytest.raises(ValueError, match="CONVNEXT_BACKBONES_TUNE to be one of .* got 'never'"):
         optimize_for_inference(net)
+
+
+@pytest.fixture(scope='module')
+def emulated(tmp_path_factory):
+    """The kernels with emulated AMX instructions, for processors without."""
+    folder = tmp_path_factory.mktemp('kernels')
+    header = Path(__file__).parents[1] / 'native' / 'emulated_intrinsics.h'
+    own = {
+        'block_bf16.c': ['-DEMULATE_AMX', '-include', str(header)],
+        'check.c': ['-D__AVX512BF16__'],
+    }
+    objects = []
+    for source in compiler.SOURCES:
+        objects.append(f'{folder}/{source}.o')
+        flags = [*compiler.FLAGS, '-DLANES=16', '-DROWS=12', *own.get(source, [])]
+        command = ['gcc', *flags, '-c', str(compiler.FOLDER / source), '-o', objects[-1]]
+        subprocess.run(command, check=True)
+    path = folder / 'kernels.so'
+    runtime = str(compiler.find_openmp())
+    subprocess.run(['gcc', '-shared', *objects, runtime, '-lm', '-o', str(path)], check=True)
+    library = compiler.Library(path, 'emulated')
+    assert library.functions.check_kernels() == 0
+    return library
+
+
+@needs_compiler
+@torch.no_grad()
+@pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
+def test_bf16(monkeypatch, emulated, native_calls, miniature, use_grn):
+    """No farther from the truth than the plain network in bf16; new weights are packed anew."""
+    monkeypatch.setattr(inference_block, 'load', lambda: emulated)
+    monkeypatch.setattr(optimize, 'bf16_is_fast', lambda: True)
+    net, other = (build(miniature, use_grn=use_grn).bfloat16().float().eval() for _ in range(2))
+    fast = optimize_for_inference(net, dtype=torch.bfloat16)
+    images = torch.randn(2, 3, 64, 96)
+    for expected in (net, other):
+        fast.load_state_dict(expected.state_dict())
+        half = copy.deepcopy(expected).bfloat16()(images.bfloat16())
+        for actual, plain, truth in zip(fast(images), half, expected(images), strict=True):
+            assert actual.dtype == torch.float32
+            error, allowed = (x.float() - truth for x in (actual, plain))
+            assert error.square().mean() <= 1.1 * allowed.square().mean()
+    assert native_calls == ['add_by_kernels'] * 10
+    for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert_same_maps(copied(images), fast(images))
