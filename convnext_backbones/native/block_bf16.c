@@ -11,7 +11,7 @@
 
 #include "depthwise.h"
 
-#if defined(__AVX512BF16__) && LANES == 16
+#if defined(__AVX512BF16__) && LANES == 16 && !defined(WITHOUT_BF16)
 
 #include "products_bf16.h"
 

@@ -38,7 +38,7 @@ OPENMP = re.compile(r'/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so[^/\s]*$', re.M)
 SECONDS = 120  # until a compiler or a check is given up
 CHECK = (
     'import ctypes, sys; ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL); '
-    'sys.exit(ctypes.CDLL(sys.argv[2]).check_kernels())'
+    'sys.exit(ctypes.CDLL(sys.argv[2])[sys.argv[3]]())'
 )
 
 
@@ -138,17 +138,28 @@ def compile_kernels(compiler: str, openmp: Path, path: Path) -> None:
     Raises:
         UnavailableError: The compiler fails, or the kernels do not compute what they should.
     """
-    machine = '-mcpu=native' if platform.machine() == 'aarch64' else '-march=native'
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        objects = [f'{folder}/{Path(source).stem}.o' for source in SOURCES]
         library = f'{folder}/kernels.so'
-        for source, target in zip(SOURCES, objects, strict=True):
-            _run([compiler, *FLAGS, machine, '-c', str(FOLDER / source), '-o', target])
-        # Linked by its path: -fopenmp would add a second runtime.
-        _run([compiler, '-shared', *objects, str(openmp), '-lm', '-o', library])
-        _run([sys.executable, '-I', '-c', CHECK, str(openmp), library])
+        try:
+            _build(compiler, openmp, library)
+        except UnavailableError as error:
+            # Few processors have the instructions for bf16: its faults must not cost all the rest.
+            _build(compiler, openmp, library, '-DWITHOUT_BF16')
+            print_log(f'bf16 is left to torch: {error}.', logger='current', level=logging.WARNING)
         os.chmod(library, 0o700)
         os.replace(library, path)
+
+
+def _build(compiler: str, openmp: Path, library: str, *flags: str) -> None:
+    """Compile, link and check."""
+    machine = '-mcpu=native' if platform.machine() == 'aarch64' else '-march=native'
+    objects = [f'{library}.{Path(source).stem}.o' for source in SOURCES]
+    for source, target in zip(SOURCES, objects, strict=True):
+        _run([compiler, *FLAGS, *flags, machine, '-c', str(FOLDER / source), '-o', target])
+    # Linked by its path: -fopenmp would add a second runtime.
+    _run([compiler, '-shared', *objects, str(openmp), '-lm', '-o', library])
+    for check in ('check_kernels', 'check_bf16'):
+        _run([sys.executable, '-I', '-c', CHECK, str(openmp), library, check])
 
 
 def _run(command: list[str]) -> None:

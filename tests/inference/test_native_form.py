@@ -239,7 +239,7 @@ def emulated(tmp_path_factory):
     runtime = str(compiler.find_openmp())
     subprocess.run(['gcc', '-shared', *objects, runtime, '-lm', '-o', str(path)], check=True)
     library = compiler.Library(path, 'emulated')
-    assert library.functions.check_kernels() == 0
+    assert library.functions.check_kernels() == library.functions.check_bf16() == 0
     return library
 
 

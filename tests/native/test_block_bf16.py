@@ -289,6 +289,8 @@ def test_real_instructions(kind, tmp_path):
     assert '(%rsp' not in code and '(%rbp' not in code
 
 
+# Slow, since it has not run yet: the check after compiling decides what users get.
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
 @pytest.mark.parametrize('channels', [40, 96, 416])

@@ -138,6 +138,17 @@ def test_wrong_kernels_are_refused(fresh, broken_compiler):
 
 
 @needs_compiler
+def test_without_bf16_if_only_that_is_wrong(fresh, broken_compiler):
+    """Its instructions are rare, and the other kernels must not suffer from its faults."""
+    broken_compiler(
+        'case "$*" in *-DWITHOUT_BF16*) ;; *check.c*) set -- "$@" -Dcheck_bf16=other;; esac'
+    )
+    library = compiler.load()
+    assert library is not None, compiler.why_unavailable()
+    assert not library.functions.block_bf16_supported()
+
+
+@needs_compiler
 def test_a_cache_that_others_can_write_to_is_refused(fresh):
     fresh.mkdir(parents=True)
     fresh.chmod(0o777)
