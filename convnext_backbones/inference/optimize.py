@@ -37,11 +37,9 @@ def optimize_for_inference(
         dtype: ``torch.bfloat16`` computes the backbone in bf16, which needs a CPU with bf16
             instructions; on others it stays in fp32, with a warning. Inputs, parameters and
             outputs are fp32 in both cases.
-
-        tune: Whether the first call with maps of a new size measures which of several ways to
-            compute a layer is the fastest. ``'auto'`` does so in a few seconds, and keeps the
-            choice in the user's cache; ``'full'`` takes longer and tries more, torch's compiler
-            too; ``'off'`` measures nothing and computes the same in every process. By default the
+        tune: Whether the first call with maps of a new size measures which way to compute a layer
+            is the fastest: ``'auto'`` in a few seconds, and keeps the choice in the user's cache;
+            ``'full'`` tries more, torch's compiler too; ``'off'`` measures nothing. By default the
             environment variable ``CONVNEXT_BACKBONES_TUNE``, or ``'auto'``.
 
     Returns:

@@ -494,7 +494,6 @@ def test_older_instructions(run_python, tmp_path):
         from convnext_backbones.inference import bands
         from convnext_backbones.inference.fast_form import bf16_is_fast
         from convnext_backbones.inference.optimize import optimize_for_inference
-from convnext_backbones.inference.tuning import Tuner
 
         bands.BAND_BYTES = 20_000
         os.environ['ONEDNN_VERBOSE'] = '1'
