@@ -129,8 +129,12 @@ static void pack_down(const struct block *b, const struct memory *memory, long f
 /* Positions that a thread takes at a time. */
 static long together(const struct block *b, long total) {
     long fitting = CACHE / (long)sizeof(float) / (b->channels + PART) / ROWS * ROWS;
-    long most = min(POSITIONS, max(fitting, 8 * ROWS));
-    return min(share(total, most), max(parts(total, b->threads), ROWS));
+    return equal_steps(total, min(POSITIONS, max(fitting, 8 * ROWS)), b->threads);
+}
+
+/* Fetch floats that are changed soon. */
+static void fetch(const float *from, long count) {
+    for (long i = 0; i < count; i += ALIGNMENT / sizeof(float)) __builtin_prefetch(from + i, 1, 2);
 }
 
 static void add_branch(const struct block *b, const struct memory *memory) {
@@ -144,6 +148,7 @@ static void add_branch(const struct block *b, const struct memory *memory) {
         for (long start = 0; start < total; start += step) {
             long m = min(step, total - start);
             struct target up = {hidden, PART, b->pwconv1_bias + first, NULL};
+            fetch(b->x + start * c, m * c);
             gelu_product(memory->y + start * c, m, c, c, memory->up, up, size);
             struct target down = {b->x + start * c, c, first ? NULL : b->pwconv2_bias, b->gamma};
             add_product(hidden, m, PART, size, memory->down, down, c);

@@ -9,9 +9,10 @@
 /* Neighbors in a row that are computed together: with the taps of a row they fill the registers. */
 #define NEIGHBORS (ROWS > 6 ? 14 : 8)
 #define FEW 4
-/* Positions of a tile; with the margin, and for LINE channels, it fits into the first cache. */
-#define TILE_HEIGHT 12
-#define TILE_WIDTH 16
+/* Positions of a tile: whole groups of neighbors, and few enough that with the margin, and for LINE
+ * channels, they stay in the first cache while they are convolved. */
+#define TILE_HEIGHT (ROWS > 6 ? 20 : 12)
+#define TILE_WIDTH (ROWS > 6 ? NEIGHBORS : 2 * NEIGHBORS)
 #define LINE 16 /* channels that are computed together: a line of the cache */
 
 struct map {

@@ -4,68 +4,145 @@
 
 #include "products.h"
 
-#define CACHE (256 * 1024) /* bytes of the second cache that the patches of a thread fill */
+#define CACHE (256 * 1024) /* bytes of the second cache that a thread's patches and results fill */
 #define SIDE 8             /* of the squares that are transposed */
+
+/* Up to so many patches, the threads share the output channels instead of the patches. */
+#define FEW_PATCHES 300
 
 static long depth(const struct patches *p) { return p->size * p->size * p->channels; }
 
-/* Output positions that a thread takes at a time. */
+static long patches(const struct patches *p) {
+    return p->samples * (p->height / p->size) * (p->width / p->size);
+}
+
+/* Patches that a thread takes at a time. */
 static long together(const struct patches *p) {
-    return max(CACHE / (long)sizeof(float) / depth(p) / ROWS, 4) * ROWS;
+    long fitting = CACHE / (long)sizeof(float) / (depth(p) + p->out_channels) / ROWS;
+    return equal_steps(patches(p), max(fitting, 8) * ROWS, p->threads);
+}
+
+/* The parts of the scratch memory. */
+struct memory {
+    float *packed;  /* weight; or a panel for each thread */
+    float *factors; /* of few patches; else of some patches for each thread */
+    float *patch;   /* a normalized one, for each thread */
+    long floats;
+};
+
+static struct memory divide(const struct patches *p, float *scratch) {
+    long few = patches(p) <= FEW_PATCHES, k = depth(p);
+    long packed = (few ? p->threads : panels(p->out_channels)) * COLUMNS * k;
+    long factors = (few ? patches(p) : p->threads * together(p)) * k;
+    float *start = scratch ? aligned(scratch) : NULL;
+    return (struct memory){start, start + packed, start + packed + factors,
+                           packed + factors + p->threads * k};
 }
 
 long patches_scratch(const struct patches *p) {
-    long packed = panels(p->out_channels) * COLUMNS * depth(p);
-    long own = together(p) * depth(p) + p->channels;
-    return packed + p->threads * own + 2 * ALIGNMENT / sizeof(float);
+    return divide(p, NULL).floats + ALIGNMENT / sizeof(float);
 }
 
-/* Copy a patch as a row of the factor, (channels, size, size), by way of `position`. */
-static void gather(const struct patches *p, const float *x, float *position, float *to) {
-    long c = p->channels, area = p->size * p->size;
-    for (long i = 0; i < p->size; i++)
-        for (long j = 0; j < p->size; j++, to++) {
-            const float *from = x + i * p->row_stride + j * p->column_stride;
-            long stride = p->channel_stride;
-            if (p->norms_input) {
-                normalize(from, position, c, p->norm_weight, p->norm_bias, p->eps);
-                from = position, stride = 1;
-            }
-            for (long k = 0; k < c; k++) to[k * area] = from[k * stride];
-        }
+/* Write the values of some rows of `count` in turns. */
+INLINE void interleave(const long rows, const float *restrict from, long count,
+                       float *restrict to) {
+    for (long k = 0; k < count; k++)
+        for (long i = 0; i < rows; i++) to[k * rows + i] = from[i * count + k];
 }
 
-static void convolve_some(const struct patches *p, long first, long m, const float *packed,
-                          float *rows) {
-    long height = p->height / p->size, width = p->width / p->size, k = depth(p);
-    for (long i = 0; i < m; i++) {
-        long row = (first + i) / width, column = (first + i) % width;
+/* Copy the rows of a patch of all channels. */
+INLINE void copy_patch(const struct patches *p, const long size, const long step,
+                       const float *restrict x, float *restrict to) {
+    for (long k = 0; k < p->channels; k++)
+        for (long i = 0; i < size; i++, to += size)
+            for (long j = 0; j < size; j++)
+                to[j] = x[k * p->channel_stride + i * p->row_stride + j * step];
+}
+
+/* Write a patch as a row of the factor, (channels, size, size). With constants for the sizes of the
+ * network, compilers use vectors. */
+static void gather(const struct patches *p, const float *x, float *patch, float *to) {
+    long c = p->channels, size = p->size;
+    if (!p->norms_input && size == 4 && p->column_stride == 1) {
+        copy_patch(p, 4, 1, x, to);
+        return;
+    }
+    if (!p->norms_input) {
+        copy_patch(p, size, p->column_stride, x, to);
+        return;
+    }
+    for (long i = 0; i < size * size; i++)
+        normalize(x + i / size * p->row_stride + i % size * p->column_stride, patch + i * c, c,
+                  p->norm_weight, p->norm_bias, p->eps);
+    if (size == 2)
+        interleave(4, patch, c, to);
+    else
+        interleave(size * size, patch, c, to);
+}
+
+static void gather_some(const struct patches *p, long first, long m, float *patch, float *to) {
+    long height = p->height / p->size, width = p->width / p->size;
+    for (long i = first; i < first + m; i++, to += depth(p)) {
+        long row = i / width, column = i % width;
         const float *x = p->x + row / height * p->sample_stride;
         x += p->size * (row % height * p->row_stride + column * p->column_stride);
-        gather(p, x, rows + together(p) * k, rows + i * k);
+        gather(p, x, patch, to);
     }
-    float *out = p->out + first * p->out_channels;
-    struct target to = {out, p->out_channels, p->bias, NULL};
-    set_product(rows, m, k, k, packed, to, p->out_channels);
+}
+
+static void normalize_some(const struct patches *p, float *x, long m) {
+    for (long i = 0; i < m; i++, x += p->out_channels)
+        normalize(x, x, p->out_channels, p->norm_weight, p->norm_bias, p->eps);
+}
+
+static void pack_panel(const struct patches *p, long first, float *to) {
+    long k = depth(p);
+    pack(p->weight + first * k, k, min(COLUMNS, p->out_channels - first), k, NULL, to);
+}
+
+/* The threads share the patches. Called by all threads, like what follows. */
+static void convolve_many(const struct patches *p, const struct memory *memory, float *patch) {
+    long k = depth(p), total = patches(p), step = together(p);
+    float *rows = memory->factors + omp_get_thread_num() * step * k;
+#pragma omp for schedule(dynamic)
+    for (long j = 0; j < p->out_channels; j += COLUMNS) pack_panel(p, j, memory->packed + j * k);
+#pragma omp for schedule(dynamic)
+    for (long first = 0; first < total; first += step) {
+        long m = min(step, total - first);
+        float *out = p->out + first * p->out_channels;
+        struct target to = {out, p->out_channels, p->bias, NULL};
+        gather_some(p, first, m, patch, rows);
+        set_product(rows, m, k, k, memory->packed, to, p->out_channels);
+        if (!p->norms_input) normalize_some(p, out, m);
+    }
+}
+
+/* The threads share the output channels, so that each reads and packs its part of the weight. */
+static void convolve_few(const struct patches *p, const struct memory *memory, float *patch) {
+    long k = depth(p), total = patches(p);
+    float *panel = memory->packed + omp_get_thread_num() * COLUMNS * k;
+#pragma omp for
+    for (long i = 0; i < total; i++) gather_some(p, i, 1, patch, memory->factors + i * k);
+#pragma omp for schedule(dynamic)
+    for (long j = 0; j < p->out_channels; j += COLUMNS) {
+        struct target to = {p->out + j, p->out_channels, p->bias ? p->bias + j : NULL, NULL};
+        pack_panel(p, j, panel);
+        set_product(memory->factors, total, k, k, panel, to, min(COLUMNS, p->out_channels - j));
+    }
     if (p->norms_input) return;
-    for (long i = 0; i < m; i++, out += p->out_channels)
-        normalize(out, out, p->out_channels, p->norm_weight, p->norm_bias, p->eps);
+#pragma omp for
+    for (long i = 0; i < total; i++) normalize_some(p, p->out + i * p->out_channels, 1);
 }
 
 void convolve_patches(const struct patches *p) {
-    long k = depth(p), total = p->samples * (p->height / p->size) * (p->width / p->size);
-    long step = share(total, min(together(p), max(parts(total, p->threads), ROWS)));
-    float *packed = aligned(p->scratch);
-    float *rows = aligned(packed + panels(p->out_channels) * COLUMNS * k);
+    struct memory memory = divide(p, p->scratch);
 #pragma omp parallel num_threads(p->threads)
     {
-#pragma omp for schedule(dynamic)
-        for (long n = 0; n < p->out_channels; n += COLUMNS)
-            pack(p->weight + n * k, k, min(COLUMNS, p->out_channels - n), k, NULL, packed + n * k);
-        float *own = rows + omp_get_thread_num() * (together(p) * k + p->channels);
-#pragma omp for schedule(dynamic)
-        for (long first = 0; first < total; first += step)
-            convolve_some(p, first, min(step, total - first), packed, own);
+        float *patch = memory.patch + omp_get_thread_num() * depth(p);
+        if (patches(p) <= FEW_PATCHES)
+            convolve_few(p, &memory, patch);
+        else
+            convolve_many(p, &memory, patch);
     }
 }
 
