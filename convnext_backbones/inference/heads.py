@@ -3,7 +3,7 @@
 :func:`optimize_heads` gives their modules classes that compute the same from the same parameters:
 everything stays in channels_last; convolutions include batch norm and ReLU, and those of 3x3 need
 half of the multiplications (:mod:`~convnext_backbones.ops.winograd`); RoIAlign is a weighted sum of
-rows. The parts that only mmseg has are in :mod:`.segmentors`.
+rows. The parts that only mmdet or mmseg has are in :mod:`.detectors` and :mod:`.segmentors`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TUNED = (InferenceConv2d, InferenceConvModule, InferenceLinear)
 VIEWING = ('CenterNetHead', 'GridHead', 'DCM')
 
 
-def optimize_heads(model: nn.Module, tuner: Tuner | None = None) -> None:
+def optimize_heads(
+    model: nn.Module, tuner: Tuner | None = None, dtype: torch.dtype = torch.float32
+) -> None:
     """Give neck and heads of a detector or a segmentor their faster classes, in place.
 
     Only modules of exactly the classes that have a faster one are changed, no subclasses.
@@ -36,11 +38,13 @@ def optimize_heads(model: nn.Module, tuner: Tuner | None = None) -> None:
     Args:
         model: The detector or segmentor.
         tuner: Chooses how layers are computed; by default as ``CONVNEXT_BACKBONES_TUNE`` says.
+        dtype: bf16 lets the tuner round products of convolutions and linear layers to it.
     """
     tuner = tuner or make_tuner(None)
     faster: dict[type, type] = {
         RoIAlign: InferenceRoIAlign,
         nn.Linear: InferenceLinear,
+        **_faster_detection_parts(),
         **_faster_segmentation_parts(),
     }
     kinds = _operator_classes()
@@ -63,7 +67,7 @@ def optimize_heads(model: nn.Module, tuner: Tuner | None = None) -> None:
             if is_covered(module):
                 module.__class__ = InferenceConv2d
         if isinstance(module, TUNED):
-            module.tuner = tuner
+            module.tuner, module.compute_dtype = tuner, dtype
 
 
 def _is_plain(module: nn.Conv2d) -> bool:
@@ -113,6 +117,23 @@ def _contiguous_output(module: nn.Module, args: tuple, output: Any) -> Any:
     if isinstance(output, (list, tuple)):
         return type(output)(_contiguous_output(module, args, value) for value in output)
     return output
+
+
+def _faster_detection_parts() -> dict[type, type]:
+    """Return the faster classes of mmdet's parts, by the class they replace."""
+    try:
+        from mmdet.models.dense_heads import RPNHead
+        from mmdet.models.necks import FPN
+        from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+    except ImportError:
+        return {}
+    from .detectors import InferenceFPN, InferenceRPNHead, InferenceSingleRoIExtractor
+
+    return {
+        FPN: InferenceFPN,
+        RPNHead: InferenceRPNHead,
+        SingleRoIExtractor: InferenceSingleRoIExtractor,
+    }
 
 
 def _faster_segmentation_parts() -> dict[type, type]:

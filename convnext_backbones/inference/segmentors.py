@@ -50,7 +50,7 @@ class InferenceUPerHead(UPerHead):
         weight, bias = folded(fusion)
         weights = weight.split([level.shape[1] for level in levels], 1)
         finest = levels[0], weights[0].contiguous(memory_format=torch.channels_last), bias
-        fused = convolve_fastest(fusion.tuner, *finest)
+        fused = convolve_fastest(fusion.tuner, fusion.compute_dtype, *finest)
         for level, weight in zip(levels[1:], weights[1:], strict=True):
             for coarse, fine in zip(level.split(1), fused.split(1), strict=True):
                 add_convolved_upsampling(coarse, weight, fine, self.align_corners)

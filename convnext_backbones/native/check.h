@@ -8,5 +8,5 @@ float *draw(long count, float scale);
 /* Whether a result is not the expected one; NaN never is. */
 int differ(float result, double expected);
 
-/* Return 0 if the kernels of maps.h, winograd.h and train.h compute what they should. */
+/* Return 0 if the kernels of maps.h, winograd.h, roi_align.h and train.h compute what they should. */
 int check_maps(void);

@@ -1,10 +1,11 @@
-/* Compares stem, output norm, 3x3 convolution and gradients with plain loops; see check.c. */
+/* Compares stem, output norm, 3x3 convolution, RoIAlign and gradients with plain loops; see check.c. */
 
 #include <math.h>
 #include <stdlib.h>
 
 #include "check.h"
 #include "maps.h"
+#include "roi_align.h"
 #include "train.h"
 #include "winograd.h"
 
@@ -87,6 +88,23 @@ static int convolutions_differ(const float *x, const float *weight, const float 
     return found;
 }
 
+/* A box of 7 x 8 cells with one sample in each, whose places are those of the cells. */
+static int regions_differ(const float *x) {
+    const float roi[] = {0, 2, 3, 10, 10};
+    const long place = 0;
+    float *out = draw(7 * 8 * CHANNELS, 1);
+    struct regions r = {.x = x, .samples = 1, .height = HEIGHT, .width = WIDTH,
+                        .channels = CHANNELS, .rois = roi, .places = &place, .count = 1,
+                        .scale = 1, .ratio = 0, .aligned = 1, .rows = 7, .columns = 8,
+                        .out = out, .channels_first = 1, .threads = 2};
+    int found = align_regions(&r);
+    for (long i = 0; i < 7 * 8; i++)
+        for (long c = 0; c < CHANNELS; c++)
+            found |= differ(out[c * 7 * 8 + i], at(x, 3 + i / 8, 2 + i % 8)[c]);
+    free(out);
+    return found;
+}
+
 static int gradients_differ(const float *x, const float *gradient, const float *flipped) {
     float *input = draw(POSITIONS * CHANNELS, 1), *taps = draw(50 * CHANNELS, 1);
     struct depthwise d = {.x = x, .gradient = gradient, .samples = 1, .height = HEIGHT,
@@ -126,5 +144,6 @@ int check_maps(void) {
     const float *weight = draw(OUT * 9 * CHANNELS, 0.3f), *scale = draw(OUT, 1);
     const float *taps = draw(49 * CHANNELS, 0.3f);
     return patches_differ(x, weight, scale) | 2 * outputs_differ(x, scale) |
-           4 * convolutions_differ(x, weight, scale) | 8 * gradients_differ(x, gradient, taps);
+           4 * convolutions_differ(x, weight, scale) | 8 * gradients_differ(x, gradient, taps) |
+           16 * regions_differ(x);
 }

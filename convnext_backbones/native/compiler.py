@@ -26,7 +26,7 @@ from ..io.processor import describe_processor
 VARIABLE = 'CONVNEXT_BACKBONES_NATIVE'
 FOLDER = Path(__file__).parent
 SOURCES = (
-    *('block.c', 'block_bf16.c', 'maps.c', 'winograd.c', 'train.c'),
+    *('block.c', 'block_bf16.c', 'maps.c', 'winograd.c', 'roi_align.c', 'train.c'),
     *('check.c', 'check_maps.c'),
 )
 COMPILERS = ('gcc', 'cc')

@@ -105,20 +105,6 @@ class _Output(ctypes.Structure):
     ]
 
 
-class _Convolution(ctypes.Structure):
-    """``struct convolution`` of winograd.h."""
-
-    _fields_: ClassVar[Sequence[Any]] = [
-        ('x', POINTERS),
-        *((name, LONG) for name in ('samples', 'height', 'width', 'channels')),
-        *((name, POINTERS) for name in ('weight', 'bias', 'out')),
-        ('out_channels', LONG),
-        ('relu', ctypes.c_int),
-        ('scratch', POINTERS),
-        ('threads', ctypes.c_int),
-    ]
-
-
 class Scratch:
     """Memory that one call after the other uses; it grows to the largest demand."""
 
@@ -286,46 +272,6 @@ def downsample(
     memory = scratch.floats(library.functions.patches_scratch(ctypes.byref(patches)))
     patches.scratch = memory.data_ptr()
     library.functions.convolve_patches(ctypes.byref(patches))
-    return out
-
-
-def convolve_3x3(
-    library: Library, x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False
-) -> Tensor:
-    """Convolve a map, padded with a zero on all sides, with a quarter of the multiplications.
-
-    Args:
-        library: The kernels.
-        x: Of shape (N, C, H, W), fp32, on the CPU; best in channels_last.
-        weight: Of shape (C', C, 3, 3); best in channels_last.
-        bias: Of shape (C',).
-        relu: Whether negative results become zero.
-
-    Returns:
-        The result, of shape (N, C', H, W), in channels_last.
-    """
-    x = x.contiguous(memory_format=torch.channels_last)
-    samples, channels, height, width = x.shape
-    kernel = weight.permute(0, 2, 3, 1).contiguous()  # (C', C, 3, 3) -> (C', 3, 3, C)
-    bias = None if bias is None else bias.contiguous()
-    out = torch.empty((samples, len(weight), height, width), memory_format=torch.channels_last)
-    convolution = _Convolution(
-        x=x.data_ptr(),
-        samples=samples,
-        height=height,
-        width=width,
-        channels=channels,
-        weight=kernel.data_ptr(),
-        bias=None if bias is None else bias.data_ptr(),
-        out=out.data_ptr(),
-        out_channels=len(weight),
-        relu=relu,
-        threads=torch.get_num_threads(),
-    )
-    library.functions.convolution_scratch.restype = LONG
-    memory = Scratch().floats(library.functions.convolution_scratch(ctypes.byref(convolution)))
-    convolution.scratch = memory.data_ptr()
-    library.functions.convolve_3x3(ctypes.byref(convolution))
     return out
 
 

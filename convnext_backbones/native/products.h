@@ -137,8 +137,9 @@ INLINE void multiply_all(const enum ending ending, const float *x, long m, long 
         struct target part = {to.out + first, to.stride, to.bias ? to.bias + first : NULL,
                               to.scale ? to.scale + first : NULL};
         long count = columns - first < COLUMNS ? columns - first : COLUMNS;
+        /* The next panel, or what follows: another weight in a series of products. */
         const char *next = (const char *)(packed + k * COLUMNS);
-        long ahead = first + COLUMNS < columns ? k * COLUMNS * sizeof(float) : 0;
+        long ahead = k * COLUMNS * sizeof(float);
         long step = (ahead * ROWS / m + ALIGNMENT) / ALIGNMENT * ALIGNMENT, fetched = 0;
         for (long row = 0; row < m; row += ROWS, part.out += ROWS * to.stride) {
             for (long end = min(fetched + step, ahead); fetched < end; fetched += ALIGNMENT)

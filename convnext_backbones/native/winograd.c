@@ -15,7 +15,11 @@
 #define SIDE 4                  /* of a square of results */
 #define WIDE (SIDE + KERNEL - 1) /* of the inputs that it depends on */
 #define FACTORS (WIDE * WIDE)
-#define SQUARES 48 /* that a thread computes together */
+/* Squares that a thread computes together: few stay in the cache, many read large weights, of more
+ * than LARGE bytes, less often. */
+#define FEW 48
+#define MANY 96
+#define LARGE (16 << 20)
 
 /* The sums of six inputs along one axis; step floats lie between neighbors. */
 INLINE void sum_inputs(const vector *in, vector *out, long step) {
@@ -107,8 +111,14 @@ static void scatter(const struct convolution *c, long sample, long top, long lef
     }
 }
 
+static long together(const struct convolution *c) {
+    long bytes = FACTORS * c->channels * c->out_channels * sizeof(float);
+    long total = c->samples * parts(c->height, SIDE) * parts(c->width, SIDE);
+    return equal_steps(total, bytes > LARGE ? MANY : FEW, c->threads);
+}
+
 static long own_floats(const struct convolution *c) {
-    return FACTORS * (SQUARES * (c->channels + c->out_channels) + 2 * LANES);
+    return FACTORS * (together(c) * (c->channels + c->out_channels) + 2 * LANES);
 }
 
 long convolution_scratch(const struct convolution *c) {
@@ -121,7 +131,7 @@ static void convolve_squares(const struct convolution *c, long first, long count
                              const float *packed, float *inputs) {
     long across = parts(c->width, SIDE), along = parts(c->height, SIDE);
     long size = panels(c->out_channels) * COLUMNS * c->channels;
-    long stride = SQUARES * c->channels, out_stride = SQUARES * c->out_channels;
+    long stride = together(c) * c->channels, out_stride = together(c) * c->out_channels;
     float *products = aligned(inputs + FACTORS * stride);
     for (long i = 0; i < count; i++) {
         long square = first + i;
@@ -143,7 +153,7 @@ static void convolve_squares(const struct convolution *c, long first, long count
 void convolve_3x3(const struct convolution *c) {
     long packed_floats = FACTORS * panels(c->out_channels) * COLUMNS * c->channels;
     long total = c->samples * parts(c->height, SIDE) * parts(c->width, SIDE);
-    long step = share(total, min(SQUARES, max(parts(total, c->threads), ROWS)));
+    long step = together(c);
     long own = max(own_floats(c), TAPS * c->channels * COLUMNS) + 2 * ALIGNMENT;
     float *packed = aligned(c->scratch);
 #pragma omp parallel num_threads(c->threads)

@@ -1,4 +1,4 @@
-/* 3x3 convolution of a channels_last map; the fields are those of _Convolution in kernels.py. */
+/* 3x3 convolution of a channels_last map; the fields are those of _Convolution in head_kernels.py. */
 
 #pragma once
 

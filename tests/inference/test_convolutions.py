@@ -1,5 +1,7 @@
 """Fast convolutions and linear layers of necks and heads equal the plain ones."""
 
+import copy
+
 import pytest
 import torch
 from mmcv.cnn import ConvModule
@@ -12,9 +14,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from convnext_backbones.inference.convolutions import (
+    InferenceConv2d,
     InferenceConvModule,
     InferenceLinear,
 )
+from convnext_backbones.inference.heads import optimize_heads
 
 # What mmcv and mmseg advise about the models here is not what is tested.
 pytestmark = [
@@ -125,3 +129,60 @@ def test_linear():
     x = torch.randn(6, 7).t()
     assert_near(fast(x), plain(x))
     assert_close(fast.double()(x.double()), plain.double()(x.double()))
+
+
+class InBf16:
+    """A tuner that chooses bf16, or what is exact, and remembers the layers."""
+
+    def __init__(self, wanted) -> None:
+        self.wanted, self.sites = wanted, []
+
+    def choose(self, site, forms, default, reference):
+        self.sites.append(site)
+        assert {default, reference} <= forms.keys()
+        return 'bf16' if self.wanted else reference
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures('cpu')
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason='oneDNN has no bf16 on this CPU'
+)
+@pytest.mark.parametrize(
+    ('layer', 'kind', 'shape'),
+    [
+        (nn.Linear(24, 16), InferenceLinear, (3, 5, 24)),
+        (nn.Conv2d(8, 16, 3, padding=1), InferenceConv2d, (2, 8, 11, 9)),
+        (ConvModule(8, 16, 3, padding=1), InferenceConvModule, (2, 8, 11, 9)),
+        (ConvModule(8, 16, 1, norm_cfg=dict(type='BN')), InferenceConvModule, (2, 8, 11, 9)),
+        (ConvModule(8, 16, 3, stride=2), InferenceConvModule, (2, 8, 11, 9)),
+    ],
+    ids=str,
+)
+def test_layers_in_bf16(layer, kind, shape):
+    """They take and return fp32, and differ by the rounding of products only."""
+    plain = scramble(layer)
+    x = torch.randn(shape)
+    expected = plain(x)
+    for wanted in (True, False):
+        model = copy.deepcopy(nn.Sequential(plain)).requires_grad_(False)
+        tuner = InBf16(wanted)
+        optimize_heads(model, tuner, torch.bfloat16)
+        assert type(model[0]) is kind
+        found = model(x)
+        assert found.dtype == torch.float32 and found.shape == expected.shape
+        assert_near(found, expected, 2e-2 if wanted else 1e-5)
+        assert wanted == bool((found - expected).abs().max() > 1e-4)
+        assert [site.dtype for site in tuner.sites] == [torch.bfloat16]
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures('cpu')
+def test_maps_of_one_column_stay_in_fp32():
+    model = nn.Sequential(scramble(ConvModule(8, 16, 1))).requires_grad_(False)
+    x = torch.randn(2, 8, 11, 1)
+    expected = model(x)
+    tuner = InBf16(True)
+    optimize_heads(model, tuner, torch.bfloat16)
+    assert_near(model(x), expected)
+    assert not tuner.sites

@@ -7,12 +7,18 @@ from support.heads import assert_near, fast_copy
 
 from convnext_backbones.inference import roi_align
 from convnext_backbones.inference.roi_align import InferenceRoIAlign
+from convnext_backbones.native.compiler import VARIABLE
 
 # What mmcv and mmseg advise about the models here is not what is tested.
 pytestmark = [
     pytest.mark.filterwarnings('ignore::UserWarning:mm(cv|seg)'),
     pytest.mark.usefixtures('registered'),
 ]
+
+
+@pytest.fixture(autouse=True, params=['kernels in C', 'torch'])
+def form(request, monkeypatch):
+    monkeypatch.setenv(VARIABLE, '0' if request.param == 'torch' else '')
 
 
 @pytest.fixture

@@ -5,39 +5,17 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from support.native import needs_compiler
-from torch import nn
+from support.native import needs_compiler, randomized
 from torch.testing import assert_close
 
 from convnext_backbones.models.block import Block
 from convnext_backbones.models.layers import LayerNorm2d, PatchConv2d
 from convnext_backbones.native import kernels
-from convnext_backbones.native.compiler import load
 
 pytestmark = needs_compiler
 LAST = torch.channels_last
 # One position; less than a tile; parts of tiles at both ends; more than one tile in each direction.
 SIZES = [(1, 1), (1, 9), (7, 7), (13, 17), (3, 50), (26, 35)]
-
-
-@pytest.fixture
-def library():
-    return load()
-
-
-@pytest.fixture(params=[1, 2, 5])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-def randomized(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.dim() > 1 else 1))
-    return module.eval()
 
 
 def assert_near(actual, expected, tolerance=2e-6):
@@ -177,28 +155,6 @@ def test_output_norm(library, threads, layout, channels):
         assert kernels.normalize_map(library, x, norm, out) is out
         assert_near(out, norm.double()(x.double()), 1e-5 if channels == 1 else 2e-6)
         norm.float()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('relu', [False, True])
-@pytest.mark.parametrize(
-    ('channels', 'out_channels'), [(1, 1), (7, 5), (8, 16), (40, 24), (96, 130)]
-)
-def test_convolution_of_3x3(library, threads, channels, out_channels, relu):
-    convolution = randomized(nn.Conv2d(channels, out_channels, 3, padding=1))
-    for samples, *size in ((1, 1, 1), (1, 2, 9), (2, 8, 12), (3, 5, 30)):
-        x = torch.randn(samples, channels, *size)
-        for bias in (convolution.bias, None):
-            expected = F.conv2d(
-                x.double(),
-                convolution.weight.double(),
-                None if bias is None else bias.double(),
-                padding=1,
-            )
-            scale = expected.abs().max().item()
-            expected = expected.relu() if relu else expected
-            found = kernels.convolve_3x3(library, x, convolution.weight, bias, relu)
-            assert_close(found, expected.float(), atol=2e-5 * scale, rtol=0)
 
 
 @torch.no_grad()
