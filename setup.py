@@ -55,13 +55,15 @@ HUB = [bounded('huggingface_hub')]
 KERAS = [bounded('h5py')]
 # Images of any size by windows, of any number of channels, and with a georeference.
 LARGE = [bounded('rasterio')]
+# What models are exported with, and what runs them.
+EXPORT = [*map(bounded, ('onnx', 'onnxscript', 'onnxruntime', 'openvino'))]
 # scikit-learn ships the images that the sample data are made of.
 ALL = [*dict.fromkeys([*DET, *SEG]), bounded('scikit-learn')]
 # transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
 TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
 DOCS = ('Sphinx', 'myst-parser', 'pydata-sphinx-theme')
-DEV = [*ALL, *FAST, *HUB, *KERAS, *LARGE, *map(bounded, (*TESTS, *LINT, *DOCS))]
+DEV = [*ALL, *FAST, *HUB, *KERAS, *LARGE, *EXPORT, *map(bounded, (*TESTS, *LINT, *DOCS))]
 
 
 NOT_SHIPPED = shutil.ignore_patterns('__*')
@@ -117,6 +119,7 @@ setup(
         'hub': HUB,
         'keras': KERAS,
         'large': LARGE,
+        'export': EXPORT,
         'all': ALL,
         'dev': DEV,
     },

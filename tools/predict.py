@@ -11,6 +11,8 @@ borders of tiles, overlays are reduced, and the label map of a TIFF is a TIFF. A
 windows if rasterio is installed; its georeference then passes on to the label map, and its objects
 are also written as polygons (DIR/outlines/NAME.geojson).
 
+CHECKPOINT may be a folder that tools/export.py wrote; it runs in ONNX Runtime, OpenVINO or torch.
+
 CONFIG may be the JSON that tools/publish.py --config writes, or YAML of the same form: plain data,
 of which nothing is executed. A Python config is executed.
 """
@@ -28,6 +30,7 @@ from convnext_backbones.config.errors import exit_with
 from convnext_backbones.config.flags import add_traceback_flag, config_parser
 from convnext_backbones.config.loading import load_config
 from convnext_backbones.engine.build import build_model
+from convnext_backbones.inference.exported import exported_model, is_exported
 from convnext_backbones.inference.folder import list_images, predict_images
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.inference.predictor import Predictor
@@ -47,7 +50,10 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     tiling = None if args.tiles is None else Tiling(args.tiles, overlap)
     images = list_images(args.source)
     cfg = load_config(args.config, args.cfg_options)
-    model = build_model(cfg, args.checkpoint, args.device)
+    if is_exported(args.checkpoint):
+        model = exported_model(build_model(cfg, None, 'cpu'), args.checkpoint)
+    else:
+        model = build_model(cfg, args.checkpoint, args.device)
     if args.optimize:
         model = optimize_for_inference(model)
     return predict_images(Predictor(cfg, model, args.out, args.score_thr), images, tiling)
@@ -56,7 +62,9 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = config_parser((__doc__ or '').splitlines()[0])
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file, published name or URL')
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT', help='file, published name, URL, or exported folder'
+    )
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
     parser.add_argument('--score-thr', type=float, default=0.3, help='for detectors (default 0.3)')

@@ -33,6 +33,8 @@ class Case:
         threads: Number of threads of each contender.
         config: Config of a detector or segmentor, to time a whole model instead of a backbone.
         use_grn: Whether the backbone is a ConvNeXt V2; with a config, the config says it.
+        from_file: Whether the time of a whole model includes reading the image from a JPEG file,
+            decoding it, and the transforms of the test data.
     """
 
     arch: str | Mapping
@@ -42,6 +44,7 @@ class Case:
     threads: int = 1
     config: str | None = None
     use_grn: bool = False
+    from_file: bool = False
 
 
 @torch.no_grad()

@@ -10,14 +10,14 @@ code cannot be compared, because it is not on PyPI.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from ..engine.build import build_on_meta
 from ..models.convnext import ConvNeXt
 from ..ops.providers import PROVIDERS
 from .case import INPUT, REFERENCE, WEIGHTS, Case, randomize
@@ -32,7 +32,7 @@ from .runtimes import (
     in_torch,
     in_training,
 )
-from .whole_models import build_untrained, compared_outputs, model_input, read_config, whole_model
+from .whole_models import prepare_model, whole_model
 from .worker import Contender, Prepared
 
 
@@ -44,25 +44,26 @@ def prepare(case: Case, folder: Path) -> float:
         The operations of a run, two per multiply-add; a training step counts as three forward
         passes.
     """
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn((case.batch, 3, *case.shape), generator=generator)
-    if case.config is None:
-        model = randomize(ConvNeXt(case.arch, use_grn=case.use_grn)).eval()
-        outputs = model(images)
-        parts = count_parts(build_classifier(case.arch, case.use_grn), case.shape)
-        # The backbone of a classifier ends before its head.
-        macs = case.batch * sum(p.macs for p in parts if not p.name.endswith('norm + head'))
-    else:
-        cfg = read_config(case.config)
-        images = torch.randint(0, 256, (3, *case.shape), dtype=torch.uint8, generator=generator)
-        model = randomize(build_untrained(cfg)).eval()
-        outputs = compared_outputs(model, model_input(cfg, images))
-        macs = sum(part.macs for part in count_parts(build_on_meta(cfg), case.shape))
-    save_file(model.state_dict(), folder / WEIGHTS)
-    save_file(dict(images=images), folder / INPUT)
+    prepare_case = _prepare_backbone if case.config is None else prepare_model
+    model, outputs, macs = prepare_case(case, folder)
+    # Copies, because heads may share layers, and a file of weights holds none twice.
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
     maps = {str(i): output.contiguous() for i, output in enumerate(outputs)}
     save_file(maps, folder / REFERENCE)
     return 2.0 * macs * (3 if case.training else 1)
+
+
+def _prepare_backbone(case: Case, folder: Path) -> tuple[nn.Module, Sequence[Tensor], int]:
+    """Write the images; return our backbone, its maps, and the multiply-adds of a forward pass."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn((case.batch, 3, *case.shape), generator=generator)
+    save_file(dict(images=images), folder / INPUT)
+    model = randomize(ConvNeXt(case.arch, use_grn=case.use_grn)).eval()
+    parts = count_parts(build_classifier(case.arch, case.use_grn), case.shape)
+    # The backbone of a classifier ends before its head.
+    macs = case.batch * sum(p.macs for p in parts if not p.name.endswith('norm + head'))
+    return model, model(images), macs
 
 
 def list_contenders(case: Case, folder: Path) -> dict[str, Contender]:
@@ -89,6 +90,8 @@ def list_contenders(case: Case, folder: Path) -> dict[str, Contender]:
     return listed
 
 
+# The peers that are also compiled, and run in bf16.
+FAST_PEERS = ('timm', 'torchvision')
 Builds = dict[str, Callable[[], Prepared]]
 
 
@@ -110,16 +113,25 @@ def _in_training(case: Case, folder: Path) -> tuple[Builds, Builds]:
         'ours memory_efficient': partial(make, partial(build_ours, memory_efficient=True)),
         'ours with_cp': partial(make, partial(build_ours, with_cp=True)),
     }
-    return _in_both_formats(make), ours
+    in_bf16 = partial(make, dtype=torch.bfloat16)
+    ours['ours bf16'] = partial(in_bf16, build_ours)
+    lean = partial(build_ours, memory_efficient=True)
+    ours['ours memory_efficient bf16'] = partial(in_bf16, lean)
+    peers = _in_both_formats(make)
+    for name in FAST_PEERS:
+        peers[f'{name} channels_last bf16'] = partial(in_bf16, PEERS[name], channels_last=True)
+    return peers, ours
 
 
 def _in_inference(case: Case, folder: Path) -> tuple[Builds, Builds]:
     make = partial(in_torch, case, folder)
     peers = _in_both_formats(make)
-    for name in ('timm', 'torchvision'):
+    for name in FAST_PEERS:
         build = PEERS[name]
         peers[f'{name} compiled'] = partial(make, build, compiled=True)
-        peers[f'{name} bf16'] = partial(make, build, channels_last=True, dtype=torch.bfloat16)
+        in_bf16 = partial(make, build, channels_last=True, dtype=torch.bfloat16)
+        peers[f'{name} bf16'] = in_bf16
+        peers[f'{name} bf16 compiled'] = partial(in_bf16, compiled=True)
     peers['openvino'] = partial(in_openvino, case, folder, 'f32')
     peers['openvino bf16'] = partial(in_openvino, case, folder, 'bf16')
     peers['onnxruntime'] = partial(in_onnxruntime, case, folder)
@@ -143,4 +155,4 @@ def _in_both_formats(make: Callable[..., Prepared]) -> Builds:
 
 
 def _dtype(name: str) -> str:
-    return 'bf16' if name.endswith('bf16') else 'fp32'
+    return 'bf16' if 'bf16' in name.split() else 'fp32'

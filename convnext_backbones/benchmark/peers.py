@@ -120,13 +120,15 @@ def build_mmpretrain(arch: str, state: State) -> nn.Module:
     return PeerBackbone(body, 'mmpretrain', lambda body, x: body(x), state)
 
 
-def mmpretrain_backbone(arch: str | Mapping, use_grn: bool = False) -> dict:
+def mmpretrain_backbone(
+    arch: str | Mapping, use_grn: bool = False, out_indices: Sequence[int] = OUTPUTS
+) -> dict:
     """Return the config of mmpretrain's backbone, for any default scope."""
     variant = resolve_variant(arch)
     return dict(
         type='mmpretrain.ConvNeXt',
         arch=dict(depths=variant.depths, channels=variant.dims),
-        out_indices=OUTPUTS,
+        out_indices=tuple(out_indices),
         layer_scale_init_value=0.0 if use_grn else 1.0,
         use_grn=use_grn,
         gap_before_final_norm=False,
@@ -141,7 +143,7 @@ def build_swin(arch: str | Mapping, state: State) -> nn.Module:
     return randomize(SwinTransformer(**options))
 
 
-def swin_backbone(arch: str | Mapping) -> dict:
+def swin_backbone(arch: str | Mapping, out_indices: Sequence[int] = OUTPUTS) -> dict:
     """Return the config of the Swin Transformer of the same size, for mmdet and mmseg.
 
     Raises:
@@ -149,7 +151,7 @@ def swin_backbone(arch: str | Mapping) -> dict:
     """
     if isinstance(arch, Mapping) or arch not in SWIN:
         raise ValueError(f'there is no Swin for {arch!r}, only for {", ".join(SWIN)}')
-    return SWIN[arch]
+    return dict(SWIN[arch], out_indices=tuple(out_indices))
 
 
 PEERS = dict(

@@ -70,6 +70,7 @@ class Report:
         family = 'ConvNeXt V2' if case.use_grn else 'ConvNeXt'
         model = Path(case.config).stem if case.config else f'{family} {case.arch}'
         kind = 'training step' if case.training else 'inference'
+        kind += ' from file' if case.from_file else ''
         height, width = case.shape
         rounds = max((len(result.seconds) for result in self.results), default=0)
         return f'{model}, {kind}, {case.batch} x {height} x {width}, {rounds} rounds'

@@ -112,20 +112,33 @@ def in_training(
     folder: Path,
     build: Callable[[Any, State], nn.Module],
     channels_last: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Prepared:
-    """Prepare a training step; see :func:`in_torch` for the arguments."""
+    """Prepare a training step; see :func:`in_torch` for the other arguments.
+
+    Args:
+        dtype: Of autocast, which computes maps and loss in it; parameters and their gradients stay
+            in fp32. As torch recommends, the backward pass is outside of autocast: its operations
+            take the types of those of the forward pass.
+    """
     module, images = _load_case(case, folder, build, channels_last)
     module.train()
+    autocast = torch.autocast('cpu', torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+    def maps() -> Sequence[Tensor]:
+        with autocast:
+            return module(images)
 
     def forward() -> Tensor:
-        return sum(x.square().sum() for x in module(images))
+        with autocast:
+            return sum(x.square().sum() for x in module(images))
 
     def run() -> None:
         module.zero_grad(set_to_none=True)
         forward().backward()
 
     def difference() -> float:
-        return largest_difference([x.detach() for x in module(images)], folder)
+        return largest_difference([x.detach() for x in maps()], folder)
 
     def activations() -> int:
         return saved_bytes(forward, [*module.parameters(), images])

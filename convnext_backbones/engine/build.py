@@ -76,7 +76,7 @@ def load_trained(model: nn.Module, checkpoint: str, strict: bool = True) -> None
         load_checkpoint(model, checkpoint, map_location='cpu')
 
 
-def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
+def build_model(cfg: Config, checkpoint: str | None, device: str) -> nn.Module:
     """Return the detector or segmentor of ``cfg`` in evaluation mode, with trained weights.
 
     The model works with mmdet's ``inference_detector`` and mmseg's ``inference_model``. Its
@@ -85,7 +85,7 @@ def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
 
     Args:
         cfg: A detection or segmentation config; changed in place on a machine without a GPU.
-        checkpoint: As in :func:`load_trained`.
+        checkpoint: As in :func:`load_trained`; None leaves the weights as they are initialized.
         device: Where the model is placed.
 
     Raises:
@@ -99,8 +99,11 @@ def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
         init_default_scope(cfg.default_scope)
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
-    load_trained(model, checkpoint)
-    trained = entry_at(read_checkpoint(weights_file(checkpoint), mmap=True), 'meta.dataset_meta')
-    model.dataset_meta = {**dataset.metainfo, **(trained if isinstance(trained, dict) else {})}
+    model.dataset_meta = {**dataset.metainfo}
+    if checkpoint is not None:
+        load_trained(model, checkpoint)
+        contents = read_checkpoint(weights_file(checkpoint), mmap=True)
+        trained = entry_at(contents, 'meta.dataset_meta')
+        model.dataset_meta.update(trained if isinstance(trained, dict) else {})
     model.cfg = cfg
     return model.to(device).eval()

@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 from ..engine.batch_files import batches_named
 from ..engine.build import load_trained
 from ..engine.runner import build_runner
+from ..inference.exported import exported_model, is_exported
 from ..inference.optimize import optimize_for_inference
 from .flags import add_evaluation_flags, set_evaluation_flags, set_prediction_dump, set_tta
 from .results import write_metrics
@@ -72,7 +73,7 @@ def evaluate(
 
     Args:
         cfg: A config after :func:`set_test_flags`.
-        checkpoint: Name of published weights, a file or a URL.
+        checkpoint: Name of published weights, a file or a URL; or a folder with an exported model.
         tta: Whether the config was switched to test-time augmentation.
         optimize: Evaluate the faster form for CPUs.
         dump: The file of predictions, to be named in the log.
@@ -87,7 +88,15 @@ def evaluate(
     runner = build_runner(cfg)
     # mmdet's augmented detectors have no mask head, but the checkpoint has weights for it.
     without_masks = tta and cfg.default_scope == 'mmdet'
-    load_trained(runner.model, checkpoint, strict=not without_masks)
+    if is_exported(checkpoint):
+        wrapped = runner.model.module if tta else runner.model
+        exported = exported_model(wrapped, checkpoint)
+        if tta:
+            runner.model.module = exported
+        else:
+            runner.model = exported
+    else:
+        load_trained(runner.model, checkpoint, strict=not without_masks)
     if optimize:
         runner.model = optimize_for_inference(runner.model)
     if without_masks:

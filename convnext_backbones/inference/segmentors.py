@@ -8,18 +8,22 @@ a fourth of the cost per level; interpolation, shifts and sums, which remain, mi
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder, UPerHead
+from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.models.utils import resize
 from torch import Tensor
 
 from ..ops.winograd import KERNEL
 from .convolutions import InferenceConvModule, convolve_fastest, folded
+from .exported import ExportedModel
 from .fast_form import has_fast_form
 
 # Rows and columns of the fused map that are computed at once. Larger tiles include more zeros of
@@ -155,6 +159,30 @@ class InferenceEncoderDecoder(EncoderDecoder):
             sample.seg_logits = PixelData(data=logits)
             sample.pred_sem_seg = PixelData(data=logits.argmax(0, keepdim=True))
         return data_samples
+
+
+class ExportedSegmentor(InferenceEncoderDecoder):
+    """A segmentor whose network is an exported model; windows and results are mmseg's.
+
+    Args:
+        model: The segmentor of the config; its weights do not matter.
+        exported: Computes logits from images as they were read.
+    """
+
+    def __init__(self, model: EncoderDecoder, exported: ExportedModel) -> None:
+        preprocessor = copy.deepcopy(model.data_preprocessor)
+        preprocessor._enable_normalize = preprocessor.channel_conversion = False
+        BaseSegmentor.__init__(self, data_preprocessor=preprocessor)
+        self.exported = exported
+        self.test_cfg = model.test_cfg
+        self.align_corners = model.align_corners
+        self.num_classes, self.out_channels = model.num_classes, model.out_channels
+        self.decode_head = SimpleNamespace(threshold=model.decode_head.threshold)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Return the logits of images, of shape (N, classes, H, W)."""
+        logits = self.exported(inputs.cpu().numpy())['logits']
+        return torch.from_numpy(logits).to(inputs.device)
 
 
 def _windows(size: int, crop: int, stride: int) -> list[slice]:

@@ -48,10 +48,14 @@ static long parts(long total, long size) { return (total + size - 1) / size; }
 /* The size of equal parts of a total, at most `limit`. */
 static long share(long total, long limit) { return parts(total, parts(total, limit)); }
 
-/* The size of steps, at most `limit`, of which all threads take as many; of many, whole ROWS. */
+/* The size of steps, at most `limit`, whole ROWS, with which the last of the threads ends first. */
 static long equal_steps(long total, long limit, long threads) {
-    long steps = parts(parts(total, limit), threads) * threads, size = parts(total, steps);
-    return size < 4 * ROWS ? size : parts(size, ROWS) * ROWS;
+    long best = limit, least = -1, smallest = total < limit * threads ? 0 : limit / 2;
+    for (long size = limit / ROWS * ROWS; size >= max(smallest, ROWS); size -= ROWS) {
+        long each = parts(parts(total, size), threads) * size; /* of the thread with the most */
+        if (least < 0 || each < least) best = size, least = each;
+    }
+    return best;
 }
 
 static float *aligned(float *pointer) {

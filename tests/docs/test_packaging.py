@@ -23,7 +23,7 @@ from convnext_backbones.io.tested_versions import PYTHON, TABLE, read_table
 ROOT = Path(__file__).resolve().parents[2]
 PTH = 'convnext_backbones_ops.pth'
 STABLE = {'filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich'}
-WITHOUT_MMCV = {'fast', 'hub', 'keras', 'large'}  # extras that add to others
+WITHOUT_MMCV = {'export', 'fast', 'hub', 'keras', 'large'}  # extras that add to others
 LEFT_OUT = shutil.ignore_patterns(
     '.git', '.venv*', 'build', '*.egg-info', '__pycache__', 'work_dirs', 'demo_output'
 )

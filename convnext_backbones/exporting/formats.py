@@ -1,0 +1,164 @@
+"""Write a graph as ONNX, for OpenVINO, or as a program of torch.export."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..inference.exported import FILES, INPUT
+from .graphs import BackboneGraph, SegmentorGraph
+
+# A size of the example from which the graph is traced: none of its numbers is special.
+TRACED = (2, 96, 160)  # images, height, width
+OPSET = 20  # the first with GELU
+# The packages that write a format; torch writes its own.
+PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('openvino',), torch=())
+
+
+def check_packages(format_: str) -> None:
+    """Refuse a format whose packages are missing.
+
+    Raises:
+        ValueError: There is no such format, or a package for it is not installed.
+    """
+    if format_ not in FILES:
+        raise ValueError(f'expected one of the formats {", ".join(FILES)}, got {format_!r}')
+    for package in PACKAGES[format_]:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ValueError(
+                f'expected {package} for the format {format_!r}, and it cannot be imported '
+                f"({error}); pip install 'convnext_backbones[export]'"
+            ) from error
+
+
+def trace(graph: BackboneGraph | SegmentorGraph, channels: int) -> torch.export.ExportedProgram:
+    """Return the program of a graph, for any number of images of any size.
+
+    Raises:
+        ValueError: A layer of the model cannot be traced.
+    """
+    images = torch.rand(TRACED[0], channels, *TRACED[1:]) * 255
+    auto = torch.export.Dim.AUTO
+    sizes = ({0: auto, 2: auto, 3: auto},)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.export.export(graph, (images,), dynamic_shapes=sizes, strict=False)
+    # Whatever a layer of another package raises while it is traced.
+    except Exception as error:
+        raise ValueError(f'the model cannot be traced: {_first_line(error)}') from error
+    if len(program.range_constraints) != 3:
+        raise ValueError(
+            'the model can only be traced for one image size, since a layer of it depends on the '
+            'size in a way that torch.export does not support'
+        )
+    return program
+
+
+def write(graph: BackboneGraph | SegmentorGraph, channels: int, format_: str, folder: Path) -> Path:
+    """Write a graph into a folder, and return the path of the model.
+
+    Args:
+        graph: What to write.
+        channels: Of the images.
+        format_: One of :data:`FILES`.
+        folder: An existing folder.
+
+    Raises:
+        ValueError: The model cannot be traced or written in this format.
+    """
+    program = trace(graph, channels)
+    path = folder / FILES[format_]
+    writers: dict[str, Callable[..., None]] = dict(
+        onnx=_write_onnx, openvino=_write_openvino, torch=_write_torch
+    )
+    try:
+        with _quiet():
+            writers[format_](program, graph.outputs, path)
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        raise ValueError(
+            f'the model cannot be written as {format_}: {_first_line(error)}'
+        ) from error
+    return path
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, outputs: tuple[str, ...], path: Path
+) -> None:
+    import onnx
+
+    written: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=list(outputs),
+        opset_version=OPSET,
+        verbose=False,
+    )
+    written.save(path, external_data=False)
+    _name_sizes(path)
+    onnx.checker.check_model(path)
+    domains = {node.domain for node in onnx.load(path, load_external_data=False).graph.node}
+    if domains - {'', 'ai.onnx'}:
+        raise RuntimeError(f'it needs operators that are not standard: {", ".join(domains)}')
+
+
+def _name_sizes(path: Path) -> None:
+    """Call the sizes of the input what they are."""
+    import onnx
+
+    model = onnx.load(path)
+    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    names = dict(zip((d.dim_param for d in sizes), ('batch', 'C', 'height', 'width'), strict=True))
+    names.pop('', None)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            for old, new in names.items():
+                size.dim_param = size.dim_param.replace(old, new)
+    onnx.save(model, path)
+
+
+def _write_openvino(
+    program: torch.export.ExportedProgram, outputs: tuple[str, ...], path: Path
+) -> None:
+    import openvino
+
+    # By way of ONNX: OpenVINO's own reader of programs fixes some sizes.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder, FILES['onnx'])
+        _write_onnx(program, outputs, draft)
+        model = openvino.convert_model(draft)
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _write_torch(
+    program: torch.export.ExportedProgram, outputs: tuple[str, ...], path: Path
+) -> None:
+    torch.export.save(program, path)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what the exporters say about packages and types that do not matter here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
