@@ -41,7 +41,8 @@ from .tuning import Site, Tuner
 # oneDNN computes the second pointwise layer at a third of the speed, at most numbers of positions.
 PART_CHANNELS = 1536
 # Up to so many positions of a map, a block keeps its weights in oneDNN's own format from one call
-# to the next, in fp32. Above, repeated conversion costs little and saves a copy of the weights.
+# to the next, in fp32, unless there are the kernels, which need no such copy and are about as fast.
+# Above, repeated conversion costs little and saves a copy of the weights.
 KEEP_PACKED_POSITIONS = 512
 # Rows that the depthwise convolution reads above and below.
 RADIUS = KERNEL_SIZE // 2
@@ -185,7 +186,8 @@ class InferenceBlock(Block):
         # On large maps it is cheaper to scale the weights after GRN than the hidden map.
         folds = self.grn is not None and height * width > channels
         pack = partial(self._pack, part, rows, width, x.dtype, folds)
-        keep = x.dtype == torch.bfloat16 or together * rows * width <= KEEP_PACKED_POSITIONS
+        few = together * rows * width <= KEEP_PACKED_POSITIONS and load() is None
+        keep = few or x.dtype == torch.bfloat16
         weights = self.packed.get(self, (rows, width, x.dtype, folds), pack) if keep else pack()
         for some in x.split(1 if folds else together):
             if self.grn is None:
