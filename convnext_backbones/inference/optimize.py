@@ -34,10 +34,9 @@ def optimize_for_inference(
     Args:
         model: A :class:`ConvNeXt`, or a detector or segmentor of mmdet or mmseg with one; necks
             and heads become faster too, see :mod:`.heads`.
-        dtype: ``torch.bfloat16`` computes the backbone in bf16, and those layers of necks and heads
-            that the tuner finds faster so. It needs a CPU with bf16 instructions; on others
-            everything stays in fp32, with a warning. Inputs, parameters and outputs are fp32 in
-            both cases.
+        dtype: ``torch.bfloat16`` computes the backbone in bf16, and layers of necks and heads that
+            are faster so. On CPUs without bf16 instructions all stays in fp32, with a warning.
+            Inputs, parameters and outputs are fp32 in both cases.
         tune: Whether the first call with maps of a new size measures which way to compute a layer
             is the fastest: ``'auto'`` in a few seconds, and keeps the choice in the user's cache;
             ``'full'`` tries more, torch's compiler too; ``'off'`` measures nothing. By default the
