@@ -2,7 +2,9 @@
 
     python tools/benchmark.py backbone                            # ConvNeXt-T, 800 x 1280, fp32
     python tools/benchmark.py backbone --training --shape 512 512 --batch 2
+    python tools/benchmark.py backbone --training --dtype bf16    # steps under autocast
     python tools/benchmark.py model configs/mask_rcnn_convnext_t.py --shape 800 1280
+    python tools/benchmark.py model configs/mask_rcnn_convnext_t.py --from-file
     python tools/benchmark.py sweep --over pixels --contenders timm 'ours optimized'
     python tools/benchmark.py operators                           # mmcv's, by provider
     python tools/benchmark.py gemm                                # what the machine can do
@@ -12,6 +14,9 @@ ours, the median over rounds; ``memory`` is its peak above libraries, weights an
 ``difference`` is the largest difference from our plain form, as a fraction of the largest value;
 ``of ceiling`` compares its operations per second with those of the fastest 1x1 convolution of the
 same network, measured in the same run.
+
+``model`` times the prediction for a decoded image; with ``--from-file`` reading and decoding a JPEG
+of this size and the transforms of the test data belong to it.
 """
 
 from __future__ import annotations
@@ -93,7 +98,7 @@ def make_case(args: argparse.Namespace) -> Case:
         sizes = dict(depths=variant.depths, dims=variant.dims)
         arch = variant_name(**sizes) or sizes
     sizes = (tuple(args.shape), args.batch, args.training, args.threads)
-    return Case(arch, *sizes, args.config, args.use_grn)
+    return Case(arch, *sizes, args.config, args.use_grn, args.from_file)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -111,13 +116,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.set_defaults(config=None, arch='tiny', batch=1, training=False, shape=(800, 1280))
-    parser.set_defaults(use_grn=False)
+    parser.set_defaults(use_grn=False, from_file=False)
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     parents = [network, sized, common]
     command = commands.add_parser('backbone', parents=parents, help='backbones beside one another')
     command.set_defaults(run=run_race)
     command = commands.add_parser('model', parents=[sized, common], help='a detector or segmentor')
     command.add_argument('config', metavar='CONFIG')
+    command.add_argument(
+        '--from-file', action='store_true', help='read the image from a JPEG, too, and transform it'
+    )
     command.set_defaults(run=run_race)
     command = commands.add_parser('sweep', parents=parents, help='times over sizes')
     command.add_argument('--over', choices=SWEEPS, required=True)

@@ -114,24 +114,21 @@ def in_training(
     channels_last: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Prepared:
-    """Prepare a training step; see :func:`in_torch` for the other arguments.
+    """Prepare a training step; see :func:`in_torch` for the arguments.
 
-    Args:
-        dtype: Of autocast, which computes maps and loss in it; parameters and their gradients stay
-            in fp32. As torch recommends, the backward pass is outside of autocast: its operations
-            take the types of those of the forward pass.
+    A ``dtype`` of bfloat16 computes the maps under autocast; parameters and their gradients stay in
+    fp32. As torch recommends, the backward pass is outside of autocast: its operations take the
+    types of those of the forward pass.
     """
     module, images = _load_case(case, folder, build, channels_last)
     module.train()
-    autocast = torch.autocast('cpu', torch.bfloat16, enabled=dtype is torch.bfloat16)
 
-    def maps() -> Sequence[Tensor]:
-        with autocast:
+    def maps() -> Any:
+        with torch.autocast('cpu', torch.bfloat16, enabled=dtype is torch.bfloat16):
             return module(images)
 
     def forward() -> Tensor:
-        with autocast:
-            return sum(x.square().sum() for x in module(images))
+        return sum(x.square().sum() for x in maps())
 
     def run() -> None:
         module.zero_grad(set_to_none=True)

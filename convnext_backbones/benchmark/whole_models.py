@@ -1,4 +1,4 @@
-"""Prepare whole detectors and segmentors, timed from the decoded image to the predictions.
+"""Prepare whole detectors and segmentors, timed from the image to the predictions.
 
 The random weights make a detector find as many objects as it may keep, a hundred by default, so
 that boxes and masks are really computed, masks in the size of the image. Segmentors process the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from ..engine.build import build_on_meta
 from ..engine.hardware import adapt_to_hardware
 from ..inference.tuning import choices_of
 from ..io.mmengine_patches import read_files_safely
+from ..models.arguments import normalize_out_indices
 from ..ops.providers import VARIABLE
 from ..weights.layouts import LAYOUTS
 from ..weights.names import export
-from .case import INPUT, WEIGHTS, Case, State, is_v2, largest_difference, randomize
+from .case import OUTPUTS, WEIGHTS, Case, State, is_v2, largest_difference, randomize
 from .complexity import replace_backbone
-from .counting import count_parts
+from .counting import count_parts, image_for
+from .model_inputs import input_reader, write_image
 from .peers import import_mmpretrain, mmpretrain_backbone, swin_backbone
 from .runtimes import optimize
 from .worker import Prepared
@@ -56,39 +59,69 @@ def read_config(path: str) -> Config:
     return cfg
 
 
+def case_config(case: Case) -> Config:
+    """Read the config of a case, with queries that the image has places for.
+
+    A two-stage detection transformer takes its queries from the positions of its maps. A small
+    image has fewer positions than the usual 900 queries, and would fail.
+
+    Args:
+        case: What to compute; it has a config.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`read_config`.
+    """
+    assert case.config is not None
+    cfg = read_config(case.config)
+    if cfg.model.get('as_two_stage') and 'num_queries' in cfg.model:
+        model: Any = build_on_meta(cfg)
+        with torch.no_grad():
+            maps = model.extract_feat(image_for(model.backbone, case.shape))
+        positions = sum(map_.shape[2] * map_.shape[3] for map_ in maps)
+        cfg.model.num_queries = min(cfg.model.num_queries, positions)
+    return cfg
+
+
 def build_untrained(cfg: Config) -> nn.Module:
     """Build the model of a config; its weights are arbitrary."""
     read_files_safely()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(cfg.model)
+        return MODELS.build(deepcopy(cfg.model))  # some models write into their config
 
 
-def model_input(cfg: Config, image: Tensor) -> dict:
-    """Return the input of ``test_step`` for one image.
+def prepare_model(case: Case, folder: Path) -> tuple[nn.Module, list[Tensor], int]:
+    """Write the image of a case to ``folder``.
 
-    Args:
-        cfg: Config of the model.
-        image: uint8, (3, H, W).
+    Returns:
+        The plain model, its outputs to compare, and the multiply-adds of a forward pass.
     """
-    if cfg.default_scope == 'mmdet':
-        from mmdet.structures import DetDataSample as DataSample
-    else:
-        from mmseg.structures import SegDataSample as DataSample
-    shape = tuple(image.shape[1:])
-    metainfo = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
-    return dict(inputs=[image], data_samples=[DataSample(metainfo=metainfo)])
+    cfg = case_config(case)
+    write_image(case, folder)
+    model = randomize(build_untrained(cfg)).eval()
+    outputs = compared_outputs(model, input_reader(case, cfg, folder)())
+    return model, outputs, sum(part.macs for part in count_parts(build_on_meta(cfg), case.shape))
 
 
 @torch.no_grad()
 def compared_outputs(model: Any, data: dict) -> list[Tensor]:
-    """Return the outputs to compare: the logits of a segmentor, the neck's maps of a detector.
+    """Return the outputs to compare.
 
-    The boxes of a detector are not compared: rounding decides which of them survive NMS.
+    They are the logits of a segmentor; the neck's maps of a detector, and what the encoder of a
+    detection transformer makes of them. The boxes are not compared: rounding decides which of them
+    survive NMS, and which positions become the queries of a transformer.
+
+    Args:
+        model: A detector or segmentor.
+        data: Input of its ``test_step``.
     """
     if hasattr(model, 'decode_head'):
         return [model.test_step(data)[0].seg_logits.data]
-    inputs = model.data_preprocessor(data, False)['inputs']
-    return list(model.extract_feat(inputs))
+    batch = model.data_preprocessor(data, False)
+    outputs = list(model.extract_feat(batch['inputs']))
+    if hasattr(model, 'forward_encoder'):
+        encoder_inputs, _ = model.pre_transformer(tuple(outputs), batch['data_samples'])
+        outputs.append(model.forward_encoder(**encoder_inputs)['memory'])
+    return outputs
 
 
 def whole_model(
@@ -99,7 +132,7 @@ def whole_model(
     dtype: torch.dtype | None = None,
     operators: str = '',
 ) -> Prepared:
-    """Prepare ``test_step`` of a detector or a segmentor.
+    """Prepare ``test_step`` of a detector or a segmentor, with reading the image if it is a file.
 
     Args:
         case: What to compute; it has a config.
@@ -111,19 +144,19 @@ def whole_model(
     """
     if operators:
         os.environ[VARIABLE] = operators
-    assert case.config is not None
-    cfg = read_config(case.config)
+    cfg = case_config(case)
+    read = input_reader(case, cfg, folder)
     state = load_file(folder / WEIGHTS)
-    images = load_file(folder / INPUT)['images'].clone()
+    stages = normalize_out_indices(cfg.model.backbone.get('out_indices', OUTPUTS), len(OUTPUTS))
     measures: dict[str, Callable[[], Any]] = {}
     if backbone == 'mmpretrain':
         import_mmpretrain()
         ours = _without_prefix(state)
-        cfg.model.backbone = mmpretrain_backbone(case.arch, is_v2(ours))
+        cfg.model.backbone = mmpretrain_backbone(case.arch, is_v2(ours), stages)
         rest = {key: x for key, x in state.items() if not key.startswith(BACKBONE_PREFIX)}
         state = {**rest, **export(ours, LAYOUTS['mmpretrain'], inside=True)[0]}
     elif backbone == 'swin':
-        cfg = replace_backbone(cfg, swin_backbone(case.arch))
+        cfg = replace_backbone(cfg, swin_backbone(case.arch, stages))
         macs = sum(part.macs for part in count_parts(build_on_meta(cfg), case.shape))
         measures['flops'] = lambda: 2 * macs
     model: Any = build_untrained(cfg)
@@ -134,17 +167,16 @@ def whole_model(
     model.eval().requires_grad_(False)
     if optimized:
         model = optimize(model, dtype)
-    data = model_input(cfg, images)
 
     @torch.no_grad()
     def run() -> Any:
-        return model.test_step(data)
+        return model.test_step(read())
 
     measures['choices'] = lambda: choices_of(model)
     if cfg.default_scope == 'mmdet':
         measures['detections'] = lambda: len(run()[0].pred_instances)
     if backbone != 'swin':
-        measures['difference'] = lambda: largest_difference(compared_outputs(model, data), folder)
+        measures['difference'] = lambda: largest_difference(compared_outputs(model, read()), folder)
     return Prepared(run, measures)
 
 

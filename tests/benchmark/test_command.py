@@ -52,6 +52,24 @@ def test_command_line(tmp_path, capfd, monkeypatch):
     assert Image.open(files['png']).size[0] > 500
 
 
+def test_a_whole_model_from_a_file(tmp_path, capfd, monkeypatch):
+    for module in (race_module, worker_module):
+        monkeypatch.setattr(module, 'Worker', WorkerInHere)
+    monkeypatch.setattr(machine, 'GEMM_SECONDS', 0.01)
+    path = tmp_path / 'report.json'
+    arguments = ['model', 'configs/sample/mask_rcnn_convnext_sample.py', '--shape', '64', '96']
+    arguments += ['--rounds=1', '--seconds=0', '--threads=1', f'--json={path}']
+    for flags, title in (
+        ([], 'mask_rcnn_convnext_sample, inference, 1 x 64 x 96'),
+        (['--from-file'], 'mask_rcnn_convnext_sample, inference from file, 1 x 64 x 96'),
+    ):
+        tool.main([*arguments, *flags, '--contenders', 'ours'])
+        assert title in capfd.readouterr().out
+        (race,) = json.loads(path.read_text())['races']
+        assert race['case']['from_file'] == bool(flags)
+        assert race['rows'][0]['difference'] == 0 and race['rows'][0]['detections'] > 0
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
