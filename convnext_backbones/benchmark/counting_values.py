@@ -50,7 +50,8 @@ def count_with_values(
     """Count what follows the neck.
 
     Args:
-        model: On the meta device; afterwards it is on the CPU, with zeros.
+        model: On the meta device; afterwards it is on the CPU, with zeros that require no
+            gradients.
         features: The maps that its neck, or else its backbone, makes, on the meta device.
         input_shape: Height and width of the image.
 
@@ -60,8 +61,9 @@ def count_with_values(
     samples = [_sample(input_shape)]
     head = _mask_head(model)
     model.to_empty(device='cpu')
+    model.requires_grad_(False)  # torch's counter asks queries that require gradients for a history
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.detach().zero_()
+        tensor.zero_()
     maps = tuple(torch.zeros(x.shape) for x in features)
     run: Callable[[], Any]
     if head is not None:
