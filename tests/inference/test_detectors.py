@@ -5,6 +5,7 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmengine.registry import DefaultScope
 from support.heads import assert_near, fast_copy, scramble
 from torch import nn
 
@@ -68,7 +69,8 @@ def test_maps_are_added_in_place():
 @torch.no_grad()
 @pytest.mark.parametrize('num_convs', [1, 2])
 def test_rpn(num_convs, monkeypatch):
-    plain = scramble(RPNHead(in_channels=6, feat_channels=8, num_convs=num_convs))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        plain = scramble(RPNHead(in_channels=6, feat_channels=8, num_convs=num_convs))
     fast = fast_copy(plain)
     assert type(fast) is detectors.InferenceRPNHead
     maps = maps_of([(9, 12), (5, 6), (1, 1)], [6, 6, 6])
@@ -93,7 +95,8 @@ def form(request, monkeypatch):
 @pytest.mark.parametrize('strides', [[4, 8, 16, 32], [4]])
 def test_roi_extractor(form, strides, factor):
     layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
-    plain = SingleRoIExtractor(layer, 6, strides)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        plain = SingleRoIExtractor(layer, 6, strides)
     fast = fast_copy(plain)
     assert type(fast) is detectors.InferenceSingleRoIExtractor
     maps = maps_of([(256 // stride, 320 // stride) for stride in strides], [6] * len(strides))
