@@ -146,11 +146,12 @@ def make_graph(model: nn.Module, part: str) -> BackboneGraph | SegmentorGraph:
     return BackboneGraph(model) if part == 'backbone' else SegmentorGraph(model)
 
 
-def check_exportable(model: nn.Module) -> None:
+def check_exportable(model: Any) -> None:
     """Refuse whole models whose results are not those of the exported graph.
 
     Raises:
-        ValueError: It is a detector, or a segmentor whose head predicts in a way of its own.
+        ValueError: It is a detector, or a segmentor whose head predicts in a way of its own, or
+            whose images are padded.
     """
     advice = '; its backbone alone can be: --part backbone'
     head: Any = getattr(model, 'decode_head', None)
@@ -158,6 +159,12 @@ def check_exportable(model: nn.Module) -> None:
         raise ValueError(
             f'expected a segmentor with a decode head, got {type(model).__name__}, whose boxes '
             f'cannot be exported{advice}'
+        )
+    if getattr(model.data_preprocessor, 'test_cfg', None):
+        raise ValueError(
+            "expected no test_cfg in the model's data_preprocessor, got "
+            f'{model.data_preprocessor.test_cfg}: it pads normalized images, and the exported '
+            f'model takes images as they are read{advice}'
         )
     from mmseg.models import EncoderDecoder
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead

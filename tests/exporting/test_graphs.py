@@ -74,6 +74,10 @@ def test_what_cannot_be_exported_is_refused():
     with pytest.raises(ValueError, match='Own, which predicts in a way of its own'):
         make_graph(model, 'model')
     make_graph(model, 'backbone')
+    padded = segmentor()
+    padded.data_preprocessor.test_cfg = dict(size_divisor=32)
+    with pytest.raises(ValueError, match="no test_cfg .* got {'size_divisor': 32}"):
+        make_graph(padded, 'model')
     model.backbone = nn.Conv2d(3, 3, 1)
     with pytest.raises(ValueError, match='ConvNeXt of this package, got EncoderDecoder with Conv'):
         make_graph(model, 'backbone')
