@@ -8,9 +8,7 @@ prints the findings; ``tools/train.py`` calls :func:`refuse_problems`.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 
 from mmengine.config import Config
@@ -21,6 +19,7 @@ from ..config.errors import config_errors
 from ..engine.build import build_on_meta
 from ..engine.processes import count_processes
 from ..io.mmengine_patches import read_files_safely
+from ..io.silence import silenced
 from .data import check_data
 from .findings import ERROR, Finding, count_levels, errors_first, one_line
 from .label_maps import UNLABELED
@@ -52,7 +51,8 @@ def find_problems(
         The errors before the warnings.
     """
     read_files_safely()
-    with undisturbed(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+    # What is built here is built again for the work itself, and then says what it has to say.
+    with silenced(logging.CRITICAL), DefaultScope.overwrite_default_scope(cfg.default_scope):
         sources, findings = build_sources(cfg, splits)
         findings += check_imports(cfg)
         findings += check_batch_size(cfg, processes or count_processes(cfg.get('launcher'))[0])
@@ -91,19 +91,6 @@ def refuse_problems(cfg: Config) -> list[Finding]:
             f'more thoroughly, --no-check trains nevertheless):\n{details}'
         )
     return findings
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Suppress logs and warnings of objects that are built for the check; training repeats them."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _build_model(cfg: Config) -> nn.Module:

@@ -6,6 +6,7 @@ The originals are not touched, and images are not copied.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -22,10 +23,11 @@ from mmengine.registry import DefaultScope
 
 from ..config.walk import unwrap
 from ..io.files import TEMPORARY, write_atomically
+from ..io.silence import silenced
 from ..io.wording import first_names
 from .coco_evaluation import list_evaluators
 from .data import reads_coco, reads_label_maps
-from .preflight import SPLITS, undisturbed
+from .preflight import SPLITS
 from .repair_changes import Log, as_lines
 from .repair_coco import repair_coco
 from .repair_label_maps import examine_maps, plan_maps
@@ -87,7 +89,8 @@ def repair_data(cfg: Config, out: Path, thorough: bool = True) -> Repair:
     """
     out = Path(os.path.abspath(out))
     _check_folder(out)
-    with undisturbed(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+    # What is built here is built again for the work itself, and then says what it has to say.
+    with silenced(logging.CRITICAL), DefaultScope.overwrite_default_scope(cfg.default_scope):
         sources, _ = build_sources(cfg, SPLITS)
         for source in sources:
             _check_place(out, source)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..inference.exported import FILES, INPUT
+from ..io.silence import silenced
 from .graphs import BackboneGraph, SegmentorGraph
 
 # A size of the example from which the graph is traced: none of its numbers is special.
@@ -51,7 +50,7 @@ def trace(graph: BackboneGraph | SegmentorGraph, channels: int) -> torch.export.
     auto = torch.export.Dim.AUTO
     sizes = ({0: auto, 2: auto, 3: auto},)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), silenced(logging.WARNING):
             program = torch.export.export(graph, (images,), dynamic_shapes=sizes, strict=False)
     # Whatever a layer of another package raises while it is traced.
     except Exception as error:
@@ -82,7 +81,7 @@ def write(graph: BackboneGraph | SegmentorGraph, channels: int, format_: str, fo
         onnx=_write_onnx, openvino=_write_openvino, torch=_write_torch
     )
     try:
-        with _quiet():
+        with silenced(logging.WARNING):
             writers[format_](program, graph.outputs, path)
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:
         raise ValueError(
@@ -149,16 +148,3 @@ def _write_torch(
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the exporters say about packages and types that do not matter here."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..inference.exported import INPUT
+from ..io.silence import silenced
 
 PRECISIONS = ('fp32', 'fp16', 'int8')
 MOST_IMAGES = 32  # for calibration
@@ -61,14 +62,15 @@ def quantize(path: Path, images: Sequence[np.ndarray]) -> int:
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder, 'model.onnx')
-        _silently(lambda: quant_pre_process(path, draft, skip_symbolic_shape=True))
+        with silenced(logging.WARNING):  # advice that is given for every model
+            quant_pre_process(path, draft, skip_symbolic_shape=True)
         graph = onnx.load(draft).graph
         weights = {tensor.name for tensor in graph.initializer}
         layers = [node.name for node in graph.node if _is_pointwise(node, weights)]
         if not layers:
             raise ValueError('expected pointwise convolutions to quantize, found none')
-        _silently(
-            lambda: quantize_static(
+        with silenced(logging.WARNING):
+            quantize_static(
                 draft,
                 path,
                 Reader(),
@@ -79,7 +81,6 @@ def quantize(path: Path, images: Sequence[np.ndarray]) -> int:
                 weight_type=QuantType.QInt8,
                 per_channel=True,
             )
-        )
     return len(layers)
 
 
@@ -89,13 +90,3 @@ def _is_pointwise(node: Any, weights: set[str]) -> bool:
         return not weights.isdisjoint(node.input)
     kernel = next((list(a.ints) for a in node.attribute if a.name == 'kernel_shape'), None)
     return node.op_type == 'Conv' and kernel == [1, 1]
-
-
-def _silently(run: Callable[[], Any]) -> None:
-    """Run without the advice that ONNX Runtime logs for every model."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        run()
-    finally:
-        logging.disable(before)
