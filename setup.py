@@ -36,7 +36,7 @@ def bounded(name: str, least: str = '') -> str:
 
 # Their own releases seldom break what we use, and mmengine asks for most of them too: no upper
 # bound. OpenCV is left to mmengine, as its forks name different distributions.
-STABLE = ['filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
+STABLE = ['filelock', 'Jinja2', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich']
 # mmengine imports pkg_resources without declaring it: new releases of setuptools have none, and the
 # environments of Python 3.12 and newer begin without setuptools.
 MMENGINE = [bounded('mmengine', '>=0.10.4,'), bounded('setuptools')]
@@ -59,8 +59,9 @@ LARGE = [bounded('rasterio')]
 EXPORT = [*map(bounded, ('onnx', 'onnxscript', 'onnxruntime', 'openvino'))]
 # scikit-learn ships the images that the sample data are made of.
 ALL = [*dict.fromkeys([*DET, *SEG]), bounded('scikit-learn')]
-# transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with.
-TESTS = ('pytest', 'pytest-xdist', 'hypothesis', 'transformers', 'mmpretrain')
+# transformers and mmpretrain hold the independent ConvNeXts that the tests compare ours with;
+# playwright drives the browser that opens the reports.
+TESTS = ('pytest', 'pytest-xdist', 'playwright', 'hypothesis', 'transformers', 'mmpretrain')
 LINT = ('ruff', 'mypy', 'import-linter', 'types-PyYAML')
 DOCS = ('Sphinx', 'myst-parser', 'pydata-sphinx-theme')
 DEV = [*ALL, *FAST, *HUB, *KERAS, *LARGE, *EXPORT, *map(bounded, (*TESTS, *LINT, *DOCS))]
@@ -109,7 +110,13 @@ setup(
     python_requires='>=3.10',
     cmdclass={'build_py': BuildPackage},
     packages=find_packages(include=['convnext_backbones*']),
-    package_data={'convnext_backbones': ['tested_versions*.txt', 'native/*.[ch]']},
+    package_data={
+        'convnext_backbones': [
+            'tested_versions*.txt',
+            'native/*.[ch]',
+            *(f'reports/*.{suffix}' for suffix in ('jinja', 'css', 'js')),
+        ]
+    },
     install_requires=CORE,
     entry_points={'console_scripts': ['convnext-doctor = convnext_backbones.doctor:main']},
     extras_require={

@@ -1,4 +1,4 @@
-"""Tables, curves and the description of a run's environment.
+"""Tables, curves, pages, and the description of a run's environment.
 
-Imports models, ops and io.
+Imports models, ops, analysis and io.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from ..io.files import write_atomically
 from .results_table import LR_COLUMNS, PLACE, RESULTS, VAL_LOSS_PREFIX, Row
 
 WIDTH, PANEL_HEIGHT, DPI = 9.0, 2.2, 110  # inches, inches, dots per inch
+SINGLE_HEIGHT = 2.8  # of a panel with an axis of its own, in inches
+MOST_POINTS = 1500  # of a curve in a figure of its own
+MOST_LETTERS = 40  # of a label
 MOST_CURVES = 12  # in one panel
 # The ten strong colors, then their pale companions.
 COLORS = [colormaps['tab20'](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
@@ -24,6 +27,8 @@ FEW_POINTS = 50  # curves of at most this many points have them marked
 LOG_RANGE = (
     10  # a higher ratio of largest to smallest value gives a logarithmic axis, not for metrics
 )
+# Titles of panels.
+LOSS, TERMS, RATES, METRICS = 'loss', 'terms of the loss', 'learning rate', 'validation'
 NOT_MEASURED = -1  # pycocotools' AP if there are no such objects, for example no large ones
 
 
@@ -71,13 +76,55 @@ def draw_results(rows: Sequence[Row], path: Path) -> None:
     for panel, ax in zip(panels, axes, strict=True):
         _draw_panel(panel, ax)
     axes[0].set_title(path.resolve().parent.name)
-    axes[-1].set_xlabel('iteration')
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[-1].xaxis.set_major_formatter(EngFormatter(sep=''))
+    _label_iterations(axes[-1])
     figure.align_ylabels()
     image = io.BytesIO()
     figure.savefig(image, format='png')
     write_atomically(path, image.getvalue())
+
+
+def panel_figure(panel: Panel) -> Figure:
+    """Return a figure of one panel over the iterations; long curves have every nth point only."""
+    figure = Figure((WIDTH, SINGLE_HEIGHT), layout='constrained')
+    ax = figure.subplots()
+    curves, companions = ([_thinned(c) for c in cs] for cs in (panel.curves, panel.companions))
+    _draw_panel(replace(panel, curves=curves, companions=companions), ax)
+    _label_iterations(ax)
+    return figure
+
+
+def compare_panels(runs: Mapping[str, Sequence[Row]]) -> list[Panel]:
+    """Return panels for several trainings: one for each number, with a curve for each training.
+
+    Args:
+        runs: The rows of each training, by the name that its curves get.
+
+    Returns:
+        Panels whose titles are those of :func:`plan_panels`, with the name of the number where the
+        panel had several.
+    """
+    merged: dict[tuple[str, str], Panel] = {}
+    for name, rows in runs.items():
+        for panel in plan_panels(rows):
+            validation = {curve.label: curve for curve in panel.companions}
+            for curve in panel.curves:
+                place = panel.title, curve.label
+                before = merged.get(place, Panel(_title(*place), (), (), panel.metrics))
+                companion = validation.get(curve.label)
+                merged[place] = replace(
+                    before,
+                    curves=[*before.curves, replace(curve, label=name)],
+                    companions=[
+                        *before.companions,
+                        *([replace(companion, label=name)] if companion else []),
+                    ],
+                )
+    return list(merged.values())
+
+
+def _title(panel: str, label: str) -> str:
+    """Return the title of one number's panel: most names stand for themselves."""
+    return label if panel in (LOSS, TERMS, METRICS) or panel == label else f'{panel}: {label}'
 
 
 def plan_panels(rows: Sequence[Row]) -> list[Panel]:
@@ -97,11 +144,11 @@ def plan_panels(rows: Sequence[Row]) -> list[Panel]:
         group, found, number = curve.label.partition('_mAP')
         if found:
             curve = replace(curve, label=f'mAP{number}')
-        metrics.setdefault(group if found else 'validation', []).append(curve)
+        metrics.setdefault(group if found else METRICS, []).append(curve)
     panels = [
-        Panel('loss', [c for c in losses if c.label == 'loss'], val_losses),
-        Panel('terms of the loss', [c for c in losses if c.label != 'loss'], val_losses),
-        Panel('learning rate', rates),
+        Panel(LOSS, [c for c in losses if c.label == 'loss'], val_losses),
+        Panel(TERMS, [c for c in losses if c.label != 'loss'], val_losses),
+        Panel(RATES, rates),
         *(Panel(title, curves, metrics=True) for title, curves in metrics.items()),
     ]
     return [panel for panel in panels if panel.curves]
@@ -118,6 +165,26 @@ def _curves(rows: Iterable[Row]) -> list[Curve]:
             curve.steps.append(float(row['step']))
             curve.values.append(float(value))
     return list(curves.values())
+
+
+def _thinned(curve: Curve) -> Curve:
+    """Return a curve for a figure of its own: not too many points, not too long a label."""
+    label = curve.label
+    if len(label) > MOST_LETTERS:
+        half = (MOST_LETTERS - 1) // 2
+        label = f'{label[:half]}…{label[-half:]}'
+    # Counted from the end, so that the last value is kept.
+    every = slice(None, None, -max(1, math.ceil(len(curve.steps) / MOST_POINTS)))
+    return Curve(label, curve.steps[every][::-1], curve.values[every][::-1])
+
+
+def _label_iterations(ax: Axes) -> None:
+    ax.set_xlabel('iteration')
+    low, high = ax.get_xlim()
+    if high - low < 2:  # a single point: ticks would be fractions of iterations
+        ax.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=''))
 
 
 def _draw_panel(panel: Panel, ax: Axes) -> None:

@@ -36,7 +36,7 @@ def describe_environment(runner: Runner) -> dict:
     versions = {name: getattr(sys.modules.get(name), '__version__', None) for name in modules}
     devices = range(torch.cuda.device_count())
     return dict(
-        started=datetime.now().astimezone().isoformat(timespec='seconds'),
+        started=now(),
         command=shlex.join(sys.argv),
         seed=runner.seed,
         first_step=runner.iter,
@@ -54,6 +54,11 @@ def describe_environment(runner: Runner) -> dict:
             config=git_state(Path(runner.cfg.filename)) if runner.cfg.filename else None,
         ),
     )
+
+
+def now() -> str:
+    """Return the time with its offset, such as '2026-03-01T12:00:00+01:00'."""
+    return datetime.now().astimezone().isoformat(timespec='seconds')
 
 
 def cpu_name() -> str:

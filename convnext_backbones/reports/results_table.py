@@ -37,6 +37,20 @@ def training_columns(entry: Mapping[str, float]) -> Row:
     return {name: scalars[name] for name in names}
 
 
+def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """Return the columns and the rows of a table in a file.
+
+    A last line that was cut short by the end of a process is ignored, and so are empty cells.
+
+    Raises:
+        ValueError: A value is not a number, or a line has more values than there are columns.
+    """
+    text = path.read_text()
+    reader = csv.DictReader(io.StringIO(text[: text.rfind('\n') + 1]), restkey='')
+    rows = [{name: _parse(name, row[name]) for name in row if row[name]} for row in reader]
+    return list(reader.fieldnames or []), rows
+
+
 class ResultsTable:
     """A CSV file to which rows are added, and columns when a row needs them.
 
@@ -58,10 +72,7 @@ class ResultsTable:
         self.columns: list[str] = []
         self.rows: list[Row] = []
         if until_step and path.is_file():
-            text = path.read_text()
-            reader = csv.DictReader(io.StringIO(text[: text.rfind('\n') + 1]))
-            rows = [{name: _parse(name, row[name]) for name in row if row[name]} for row in reader]
-            self.columns = list(reader.fieldnames or [])
+            self.columns, rows = read_rows(path)
             self.rows = [row for row in rows if float(row.get('step', math.inf)) <= until_step]
         self._replace()
 
@@ -91,4 +102,6 @@ class ResultsTable:
 
 
 def _parse(column: str, value: str) -> float | str:
+    if not column:
+        raise ValueError(f'expected a value for each column of {RESULTS}, got more: {value!r}')
     return value if column == 'split' else float(value)

@@ -5,7 +5,8 @@
 - ``config.py``: the config as it ran, with all overrides and changes for the hardware;
 - ``environment.json``: versions, machine, command line, seed, commit;
 - ``results.csv``: a row for every logged iteration and for every validation;
-- ``results.png``: the losses, learning rates and validation metrics of these rows as curves.
+- ``results.png``: the losses, learning rates and validation metrics of these rows as curves;
+- ``report.html``: all of this as one page.
 
 The rows are mmengine's own log entries, the same as in ``vis_data/scalars.json``. mmengine begins
 that file anew, in another folder, at every start; ``results.csv`` is the table of all starts,
@@ -17,8 +18,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import master_only
@@ -29,14 +32,16 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from ..config.walk import annotated_dataset
 from ..io.files import write_atomically
 from ..reports.curves import draw_results
-from ..reports.environment import describe_environment
+from ..reports.environment import describe_environment, now
 from ..reports.results_table import RESULTS, ResultsTable, Row, training_columns
+from ..reports.training_page import REPORT, write_training_page
+from ..reports.training_runs import CONFIG, ENVIRONMENT
+from .base_config import describe_base
 from .custom_imports import set_custom_imports
 from .layer_decay import LearningRateRangeHook
 from .logged_scalars import LoggedScalarsBackend
 from .validation_loss import ValidationLossHook
 
-CONFIG, ENVIRONMENT = 'config.py', 'environment.json'
 PICTURE = 'results.png'
 ENTRIES = LoggedScalarsBackend.__name__
 # After drawing, at least this multiple of the drawing time passes before the next drawing.
@@ -91,10 +96,10 @@ def _tensorboard_works() -> bool:
 
 @HOOKS.register_module()
 class RecordsHook(Hook):
-    """Write ``config.py``, ``environment.json``, ``results.csv`` and ``results.png``.
+    """Write ``config.py``, ``environment.json``, ``results.csv``, ``results.png``, ``report.html``.
 
     Only the first process writes. A resumed training keeps the rows up to its checkpoint; any
-    other training starts a new table. If drawing fails, the log has a warning.
+    other training starts a new table. If the picture or the page fails, the log has a warning.
     """
 
     # After LoggerHook, whose entries become rows.
@@ -102,6 +107,7 @@ class RecordsHook(Hook):
 
     def __init__(self) -> None:
         self.table: ResultsTable | None = None
+        self.environment: dict[str, Any] = {}
         self.entries: LoggedScalarsBackend | None = None
         self.next_drawing = -math.inf  # on the clock of time.monotonic
 
@@ -110,10 +116,11 @@ class RecordsHook(Hook):
         """Write config and environment, and open the table."""
         work_dir = Path(runner.work_dir)
         write_atomically(work_dir / CONFIG, _dumped_config(runner).read_bytes())
-        environment = describe_environment(runner)
+        self.environment = describe_environment(runner)
+        self.environment |= dict(last_step=runner.max_iters, base=describe_base(runner.cfg))
         if runner.iter:
-            environment['earlier_starts'] = _starts(work_dir / ENVIRONMENT)
-        write_atomically(work_dir / ENVIRONMENT, json.dumps(environment, indent=2) + '\n')
+            self.environment['earlier_starts'] = _starts(work_dir / ENVIRONMENT)
+        self._write_environment(work_dir)
         self.table = ResultsTable(work_dir / RESULTS, until_step=runner.iter)
         self.entries = runner.visualizer.get_backend(ENTRIES)
         if self.entries is None:
@@ -125,8 +132,8 @@ class RecordsHook(Hook):
             if isinstance(hook, LoggerHook) and _by_epoch(runner):
                 hook.ignore_last = False  # log the end of every epoch as well, which gives a row
         runner.logger.info(
-            f'Records of this training: {CONFIG}, {ENVIRONMENT}, {RESULTS} and {PICTURE} in '
-            f'{work_dir}'
+            f'Records of this training: {CONFIG}, {ENVIRONMENT}, {RESULTS}, {PICTURE} and '
+            f'{REPORT} in {work_dir}'
         )
 
     @master_only
@@ -172,22 +179,35 @@ class RecordsHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Draw the final curves, even if the last drawing was recent."""
+        """Note the end, and draw the final curves, even if the last drawing was recent."""
+        if self.table is not None and runner.iter >= runner.max_iters:
+            self.environment['finished'] = now()
+            self._write_environment(Path(runner.work_dir))
         self.next_drawing = -math.inf
         self._draw(runner)
+
+    def _write_environment(self, work_dir: Path) -> None:
+        text = json.dumps(self.environment, indent=2) + '\n'
+        write_atomically(work_dir / ENVIRONMENT, text)
 
     def _draw(self, runner: Runner) -> None:
         started = time.monotonic()
         if self.table is None or started < self.next_drawing:
             return
-        try:
-            draw_results(self.table.rows, self.table.path.with_name(PICTURE))
-        except Exception as error:  # no failure to draw is worth the end of a training
-            # mmengine's logger shows a repeated warning only once.
-            runner.logger.warning(
-                f'{PICTURE} could not be drawn ({type(error).__name__}: {error}); the training '
-                f'continues, its numbers are in {self.table.path}'
-            )
+        rows, folder = self.table.rows, self.table.path.parent
+        writers: dict[str, Callable[[], None]] = {
+            PICTURE: lambda: draw_results(rows, folder / PICTURE),
+            REPORT: lambda: write_training_page(folder / REPORT, [folder]),
+        }
+        for name, write in writers.items():
+            try:
+                write()
+            except Exception as error:  # no failure to draw is worth the end of a training
+                # mmengine's logger shows a repeated warning only once.
+                runner.logger.warning(
+                    f'{name} could not be drawn ({type(error).__name__}: {error}); the training '
+                    f'continues, its numbers are in {self.table.path}'
+                )
         self.next_drawing = time.monotonic() + DRAWING_SHARE * (time.monotonic() - started)
 
 
@@ -207,4 +227,5 @@ def _starts(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     last = json.loads(path.read_text())
+    last.pop('base', None)  # the last start's stands for all
     return [*last.pop('earlier_starts', []), last]

@@ -22,7 +22,7 @@ from convnext_backbones.io.tested_versions import PYTHON, TABLE, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PTH = 'convnext_backbones_ops.pth'
-STABLE = {'filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich'}
+STABLE = {'Jinja2', 'filelock', 'matplotlib', 'numpy', 'pillow', 'PyYAML', 'rich'}
 WITHOUT_MMCV = {'export', 'fast', 'hub', 'keras', 'large'}  # extras that add to others
 LEFT_OUT = shutil.ignore_patterns(
     '.git', '.venv*', 'build', '*.egg-info', '__pycache__', 'work_dirs', 'demo_output'

@@ -5,7 +5,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from convnext_backbones.reports import curves
-from convnext_backbones.reports.curves import Curve, draw_results, plan_panels
+from convnext_backbones.reports.curves import (
+    Curve,
+    Panel,
+    compare_panels,
+    draw_results,
+    panel_figure,
+    plan_panels,
+)
 
 
 def rows_of_a_detector() -> list[dict]:
@@ -66,3 +73,44 @@ def test_more_curves_than_fit_are_counted(tmp_path, monkeypatch):
     draw_results([dict(split='val', step=1, **metrics)], tmp_path / 'results.png')
     assert len(labels) == curves.MOST_CURVES + 1
     assert labels[-1] == 'and 3 more in results.csv'
+
+
+def test_several_trainings_have_a_panel_for_each_number():
+    short = [row for row in rows_of_a_detector() if row['step'] <= 30]
+    panels = {p.title: p for p in compare_panels(dict(one=rows_of_a_detector(), two=short))}
+    labels = {title: [curve.label for curve in panel.curves] for title, panel in panels.items()}
+    assert labels == {
+        'loss': ['one', 'two'],
+        'loss_cls': ['one', 'two'],
+        'learning rate: highest': ['one', 'two'],
+        'learning rate: lowest': ['one', 'two'],
+        'coco/bbox: mAP': ['one'],
+        'coco/bbox: mAP_50': ['one'],
+        'coco/segm: mAP': ['one'],
+        'mIoU': ['one'],
+    }
+    assert panels['loss'].curves[1].steps == list(range(1, 31))
+    assert panels['loss_cls'].companions == [Curve('one', [60], [0.25])]
+    assert panels['mIoU'].metrics and not panels['loss'].metrics
+
+
+def test_a_figure_of_one_panel_has_a_limited_number_of_points():
+    steps = [float(step) for step in range(10 * curves.MOST_POINTS + 1)]
+    companion = Curve('loss', [5.0], [1.0])
+    long = Curve('loss', steps, steps)
+    figure = panel_figure(Panel('loss', [long, Curve('x' * 200, [1.0], [2.0])], [companion]))
+    (axes,) = figure.axes
+    drawn = axes.lines[0].get_xdata()
+    assert curves.MOST_POINTS / 2 < len(drawn) <= curves.MOST_POINTS
+    assert list(drawn) == sorted(drawn) and drawn[-1] == steps[-1]
+    assert list(axes.lines[0].get_ydata()) == list(drawn)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [len(label) for label in labels][1] < curves.MOST_LETTERS and '…' in labels[1]
+    assert axes.get_xlabel() == 'iteration' and axes.get_ylabel() == 'loss'
+
+
+def test_iterations_are_whole_even_around_a_single_one():
+    figure = panel_figure(Panel('loss', [Curve('loss', [10.0], [1.0])]))
+    figure.draw_without_rendering()
+    assert set(figure.axes[0].get_xticks()) >= {9, 10, 11}
+    assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())

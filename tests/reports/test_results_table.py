@@ -1,8 +1,9 @@
 """The CSV table: its columns, and how it continues."""
 
 import numpy as np
+import pytest
 
-from convnext_backbones.reports.results_table import ResultsTable, training_columns
+from convnext_backbones.reports.results_table import ResultsTable, read_rows, training_columns
 
 
 def test_columns_may_appear_later(tmp_path):
@@ -31,3 +32,21 @@ def test_training_columns_are_those_of_all_groups_in_order():
     assert list(training_columns(entry).items()) == list(expected.items())
     prefixed = {f'train/{name}': value for name, value in entry.items()}
     assert training_columns(prefixed) == expected
+
+
+def test_reading_changes_nothing_and_ignores_half_a_line(tmp_path):
+    path = tmp_path / 'results.csv'
+    text = 'split,step,loss\ntrain,1,0.5\nval,1,\ntrain,2,0.'
+    path.write_text(text)
+    rows = [dict(split='train', step=1, loss=0.5), dict(split='val', step=1)]
+    assert read_rows(path) == (['split', 'step', 'loss'], rows)
+    assert path.read_text() == text
+    path.write_text('')
+    assert read_rows(path) == ([], [])
+
+
+def test_lines_that_are_too_long_are_refused(tmp_path):
+    path = tmp_path / 'results.csv'
+    path.write_text('split,step\ntrain,1,0.5\n')
+    with pytest.raises(ValueError, match='expected a value for each column of results.csv, got mo'):
+        read_rows(path)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
@@ -24,6 +25,7 @@ from convnext_backbones.ops.providers import serving
 from convnext_backbones.reports import curves
 from convnext_backbones.reports.curves import draw_results
 from convnext_backbones.reports.results_table import ResultsTable
+from convnext_backbones.reports.training_page import write_training_page
 from convnext_backbones.training import records
 from convnext_backbones.training.records import RecordsHook, set_records
 from tools import train as train_tool
@@ -76,8 +78,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """Builds toy configs with records, all of the same work dir; pictures are left out."""
+    """Builds toy configs with records, all of one work dir; pictures and pages are left out."""
     monkeypatch.setattr(records, 'draw_results', lambda rows, path: None)
+    monkeypatch.setattr(records, 'write_training_page', lambda path, folders: None)
 
     def build(length: int, by_epoch: bool = True, **changes) -> Config:
         loader = dict(
@@ -172,9 +175,10 @@ def test_rows_follow_the_interval_of_the_log_and_the_end_of_the_epoch(toy, tmp_p
     assert [row['step'] for row in rows if row['split'] == 'train'] == ['2', '4']
 
 
-def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
+def test_config_environment_picture_and_page(toy, tmp_path, monkeypatch):
     monkeypatch.setattr('sys.argv', ['train.py', 'toy.py'])
     monkeypatch.setattr(records, 'draw_results', draw_results)
+    monkeypatch.setattr(records, 'write_training_page', write_training_page)
     runner = train(toy(1))
     work_dir = tmp_path / 'work'
     assert Config.fromfile(work_dir / 'config.py').to_dict() == runner.cfg.to_dict()
@@ -190,7 +194,27 @@ def test_config_environment_and_picture(toy, tmp_path, monkeypatch):
     assert environment['started'][:2] == '20' and 'earlier_starts' not in environment
     picture = cv2.imread(str(work_dir / 'results.png'))
     assert picture.shape[0] == 4 * int(curves.PANEL_HEIGHT * curves.DPI)
+    page = (work_dir / 'report.html').read_text()
+    assert f'finished at iteration {BATCHES} of {BATCHES}, epoch 1 of 1' in page
+    assert 'train.py toy.py' in page and 'the config file has no _base_' in page
+    assert page.count('<svg') == 6  # loss, its terms, rates, validation, speed, waiting
     assert not list(work_dir.glob('*.tmp'))
+
+
+def test_the_end_is_noted_only_if_it_is_reached(toy, tmp_path):
+    class Stop(Hook):
+        def after_train_iter(self, runner, **unused):
+            runner.train_loop.stop_training = True
+
+    def environment() -> dict:
+        return json.loads((tmp_path / 'work' / 'environment.json').read_text())
+
+    runner = Runner.from_cfg(toy(2))
+    runner.register_hook(Stop())
+    runner.train()
+    assert environment()['last_step'] == 2 * BATCHES and 'finished' not in environment()
+    train(toy(2))
+    assert environment()['finished'] >= environment()['started']
 
 
 def test_resuming_goes_on_and_starting_again_starts_anew(toy, tmp_path):
@@ -207,6 +231,7 @@ def test_resuming_goes_on_and_starting_again_starts_anew(toy, tmp_path):
     assert [(r['split'], r['step'], r['loss']) for r in rows[:4]] == whole[:4]
     environment = json.loads((work_dir / 'environment.json').read_text())
     assert environment['first_step'] == BATCHES
+    assert 'base' not in environment['earlier_starts'][0]
     assert [start['first_step'] for start in environment['earlier_starts']] == [0]
     train(toy(1))
     assert len(read(work_dir)) == BATCHES + 1
@@ -234,36 +259,42 @@ def test_without_the_backend_there_is_a_warning(toy, tmp_path):
     assert [row['split'] for row in read(tmp_path / 'work')] == ['val']
 
 
-def test_a_failure_to_draw_is_one_warning(toy, tmp_path, monkeypatch):
-    def fail(rows, path):
+@pytest.mark.parametrize(
+    ('function', 'name'),
+    [('draw_results', 'results.png'), ('write_training_page', 'report.html')],
+)
+def test_a_failure_to_draw_is_one_warning(toy, tmp_path, monkeypatch, function, name):
+    def fail(*arguments):
         raise RuntimeError('no fonts')
 
     cfg = toy(2)
     monkeypatch.setattr(records, 'DRAWING_SHARE', 0)
-    monkeypatch.setattr(records, 'draw_results', fail)
+    monkeypatch.setattr(records, function, fail)
     runner = train(cfg)
     assert runner.iter == 2 * BATCHES
     log = next((tmp_path / 'work').rglob('*.log')).read_text()
-    assert log.count('results.png could not be drawn (RuntimeError: no fonts)') == 1
+    assert log.count(f'{name} could not be drawn (RuntimeError: no fonts)') == 1
     assert len(read(tmp_path / 'work')) == 2 * BATCHES + 2
 
 
 @pytest.mark.parametrize(('share', 'drawings'), [(0, 2 * 2 + 1), (10**9, 2)])
 def test_drawing_takes_its_share_of_the_time_and_no_more(toy, monkeypatch, share, drawings):
     """After each validation, before each checkpoint and at the end; or first and last only."""
-    calls = []
+    calls, pages = [], []
     cfg = toy(2)
     monkeypatch.setattr(records, 'DRAWING_SHARE', share)
     monkeypatch.setattr(records, 'draw_results', lambda rows, path: calls.append(len(rows)))
+    monkeypatch.setattr(records, 'write_training_page', lambda *arguments: pages.append(arguments))
     train(cfg)
-    assert len(calls) == drawings and calls[-1] == 2 * BATCHES + 2
+    assert len(calls) == len(pages) == drawings and calls[-1] == 2 * BATCHES + 2
 
 
 def test_other_processes_write_nothing(toy, tmp_path, monkeypatch):
     monkeypatch.setattr('mmengine.dist.utils.is_main_process', lambda group=None: False)
     train(toy(1))
     names = {path.name for path in (tmp_path / 'work').iterdir()}
-    assert not names & {'config.py', 'environment.json', 'results.csv', 'results.png'}
+    assert not names & {'config.py', 'environment.json', 'results.csv'}
+    assert not names & {'results.png', 'report.html'}
 
 
 def test_tensorboard_is_used_where_it_is_installed(toy, tmp_path, monkeypatch):
@@ -357,3 +388,5 @@ def test_the_tool_leaves_records_without_being_asked(tmp_path, monkeypatch):
     environment = json.loads(Path('work/environment.json').read_text())
     assert environment['versions']['mmseg'] and environment['git']['config'] is None
     assert Path('work/results.png').is_file()
+    page = Path('work/report.html').read_text()
+    assert 'finished at iteration 2 of 2' in page and 'the config file has no _base_' in page

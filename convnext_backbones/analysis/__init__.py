@@ -1,0 +1,4 @@
+"""What predictions get right and wrong, counted from plain arrays.
+
+Imports io.
+"""
