@@ -13,6 +13,7 @@ from convnext_backbones.config.flags import add_traceback_flag, config_parser
 from convnext_backbones.config.loading import load_run_config
 from convnext_backbones.evaluation.flags import add_evaluation_flags, set_evaluation_flags
 from convnext_backbones.evaluation.predictions import evaluate_predictions
+from convnext_backbones.evaluation.report import write_report
 from convnext_backbones.evaluation.results import write_metrics
 from convnext_backbones.io.files import check_file
 
@@ -30,11 +31,13 @@ def main(argv: list[str] | None = None) -> None:
         cfg = load_run_config(args.config, args.cfg_options, work_dir=args.work_dir)
         os.makedirs(cfg.work_dir, exist_ok=True)
         set_evaluation_flags(cfg, args)
-        metrics = evaluate_predictions(cfg, args.predictions)
+        metrics, dataset, records = evaluate_predictions(cfg, args.predictions)
     except (FileNotFoundError, ValueError) as error:
         exit_with('evaluate', error, args.traceback)
     print('  '.join(f'{name}: {value:.4f}' for name, value in metrics.items()))
     print(f'Metrics are in {write_metrics(cfg.work_dir, metrics)}')
+    if not args.no_report:
+        write_report(cfg, dataset, records, metrics)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Evaluate a detector or a segmentor: tools/test.py CONFIG CHECKPOINT [flags].
 
-The metrics are written to WORK_DIR/metrics.json, those of a segmentor's classes to per_class.json
-and per_class.csv beside it.
+The metrics are written to WORK_DIR/metrics.json, a page about them to report.html beside it, and
+those of a segmentor's classes to per_class.json and per_class.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         cfg = load_run_config(args.config, args.cfg_options, args.launcher, args.work_dir)
         set_test_flags(cfg, args)
-        evaluate(cfg, args.checkpoint, args.tta, args.optimize, args.dump)
+        report = not args.no_report
+        evaluate(cfg, args.checkpoint, args.tta, args.optimize, args.dump, report)
     except (FileNotFoundError, TypeError, ValueError) as error:
         exit_with('test', error, args.traceback)
     leave_process_group()

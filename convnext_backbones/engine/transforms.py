@@ -105,18 +105,22 @@ class DataRootHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the training data."""
-        self._check(runner.train_dataloader.dataset)
+        self.check(runner.train_dataloader.dataset)
 
     def before_val(self, runner: Runner) -> None:
         """Check the validation data."""
-        self._check(runner.val_dataloader.dataset)
+        self.check(runner.val_dataloader.dataset)
 
     def before_test(self, runner: Runner) -> None:
         """Check the test data."""
-        self._check(runner.test_dataloader.dataset)
+        self.check(runner.test_dataloader.dataset)
 
-    def _check(self, dataset: Any) -> None:
-        """Check the file names of a dataset and of those that it wraps, once."""
+    def check(self, dataset: Any) -> None:
+        """Check the file names of a dataset and of those that it wraps, once.
+
+        Raises:
+            UnreadableFileError: A file is outside of the folders of its dataset.
+        """
         if dataset is None or any(dataset is other for other in self.checked):
             return
         self.checked.append(dataset)
@@ -124,7 +128,7 @@ class DataRootHook(Hook):
             [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
         )
         for one in inner:
-            self._check(one)
+            self.check(one)
         if not isinstance(dataset, BaseDataset):  # a wrapper, or a class of the user's
             return
         roots = [root for root in (dataset.data_root, *dataset.data_prefix.values()) if root]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from ..config.walk import type_name
 from .results import PER_CLASS_FILES
 
 COCO_METRICS = ('CocoMetric', 'FastCocoMetric')
@@ -23,6 +24,7 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         '--fast-eval', action='store_true', help='compute COCO metrics with faster-coco-eval'
     )
     parser.add_argument('--classwise', action='store_true', help='AP of each class, for detectors')
+    parser.add_argument('--no-report', action='store_true', help='write no report.html')
 
 
 def set_evaluation_flags(cfg: Config, args: argparse.Namespace) -> None:
@@ -73,6 +75,20 @@ def named_metrics(cfg: Config, names: Sequence[str], flag: str) -> list[ConfigDi
     return metrics
 
 
+def coco_metrics(cfg: Config) -> list[ConfigDict]:
+    """Return the CocoMetrics of the test loop."""
+    return [metric for metric in evaluators(cfg) if type_name(metric) in COCO_METRICS]
+
+
+def coco_tasks(cfg: Config) -> list[str]:
+    """Return what the CocoMetrics evaluate by class, ``bbox`` and ``segm``; not proposals."""
+    named: set[str] = set()
+    for metric in coco_metrics(cfg):
+        tasks = metric.get('metric', 'bbox')
+        named.update([tasks] if isinstance(tasks, str) else tasks)
+    return [task for task in ('bbox', 'segm') if task in named]
+
+
 def set_prediction_folder(cfg: Config, folder: str) -> None:
     """Write the predictions to ``folder``: as COCO result files, or as label map images.
 
@@ -93,9 +109,15 @@ def set_prediction_dump(cfg: Config, path: str) -> None:
     Raises:
         ValueError: A metric of the config cannot be computed from such a file.
     """
-    metrics = named_metrics(cfg, COCO_METRICS + IOU_METRICS, '--dump')
+    named_metrics(cfg, COCO_METRICS + IOU_METRICS, '--dump')
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    cfg.test_evaluator = [*metrics, dict(type='DumpPredictions', out_file=path)]
+    keep_predictions(cfg, path)
+
+
+def keep_predictions(cfg: Config, path: str | None = None) -> None:
+    """Add the metric that keeps the predictions, in memory and in the file ``path`` if given."""
+    # The first of the metrics encodes the masks for all.
+    cfg.test_evaluator = [dict(type='DumpPredictions', out_file=path), *evaluators(cfg)]
 
 
 def set_tta(cfg: Config) -> None:

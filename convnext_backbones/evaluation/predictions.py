@@ -12,19 +12,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.registry import DATASETS, METRICS, TRANSFORMS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, init_default_scope
 
 from ..io.checkpoint import check_sums, read_checkpoint
 from ..io.files import write_atomically
 from ..io.label_maps import encode_label_map
 from ..io.mmengine_patches import read_files_safely
 from .flags import COCO_METRICS, IOU_METRICS, named_metrics
+from .label_map_pairs import annotation_loader, read_label_maps
 
 # Identifies a file of predictions; the number rises when the format of the records changes.
 DUMP_FORMAT = 'convnext_backbones predictions 1'
@@ -32,22 +32,26 @@ DUMP_FORMAT = 'convnext_backbones predictions 1'
 
 @METRICS.register_module()
 class DumpPredictions(BaseMetric):
-    """Metric that writes the predictions of a test run to a file.
+    """Metric that keeps the predictions of a test run, in memory and in a file.
 
     :func:`evaluate_predictions` reads the file. mmengine's DumpResults writes pickled objects,
     which can execute code when they are read. This file holds tensors, strings and numbers only,
     and is read weights-only.
 
     Args:
-        out_file: The file to write.
+        out_file: The file to write; None keeps the predictions in memory only.
         **kwargs: Arguments of BaseMetric.
+
+    Attributes:
+        records: The predictions of all images, after the evaluation, in the first process.
     """
 
     default_prefix = 'dump'
 
-    def __init__(self, out_file: str, **kwargs: Any) -> None:
+    def __init__(self, out_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.out_file = out_file
+        self.records: list[dict] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Record the predictions of one batch."""
@@ -56,7 +60,10 @@ class DumpPredictions(BaseMetric):
             self.results.append((_detection_record if detected else _segmentation_record)(sample))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Write the file; return no metrics."""
+        """Keep the records, and write the file if there is one; return no metrics."""
+        self.records = results
+        if self.out_file is None:
+            return {}
         dump = dict(format=DUMP_FORMAT, classes=tuple(self.dataset_meta['classes']), images=results)
         file = io.BytesIO()
         torch.save(dump, file)
@@ -65,7 +72,10 @@ class DumpPredictions(BaseMetric):
 
 
 def _detection_record(sample: dict) -> dict:
-    """Return what CocoMetric reads of a prediction, masks run-length encoded in its way."""
+    """Return what CocoMetric reads of a prediction, masks run-length encoded in its way.
+
+    The encoded masks replace those of ``sample``, so that CocoMetric does not encode them again.
+    """
     predicted = sample['pred_instances']
     record = dict(
         name=sample['img_id'],
@@ -82,7 +92,7 @@ def _detection_record(sample: dict) -> dict:
 
         masks = predicted['masks']
         if isinstance(masks, torch.Tensor):
-            masks = encode_mask_results(masks.cpu().numpy())
+            masks = predicted['masks'] = encode_mask_results(masks.cpu().numpy())
         record['masks'] = [mask['counts'].decode() for mask in masks]
     return record
 
@@ -100,7 +110,9 @@ def _image_name(path: str) -> str:
     return os.path.basename(path)
 
 
-def evaluate_predictions(cfg: Config, path: str) -> dict[str, float]:
+def evaluate_predictions(
+    cfg: Config, path: str
+) -> tuple[dict[str, float], BaseDataset, list[dict]]:
     """Evaluate predictions written by :class:`DumpPredictions`, as the test loop does.
 
     Reads the annotations, but neither the network nor images.
@@ -110,7 +122,7 @@ def evaluate_predictions(cfg: Config, path: str) -> dict[str, float]:
         path: The file of predictions, read weights-only.
 
     Returns:
-        The metrics by name.
+        The metrics by name, the test data, and the predictions of their images.
 
     Raises:
         FileNotFoundError: The file of predictions or the annotations do not exist.
@@ -132,7 +144,7 @@ def evaluate_predictions(cfg: Config, path: str) -> dict[str, float]:
         samples = _segmentation_samples(dataset, predictions['images'], source.get('pipeline', []))
     evaluator = Evaluator(metrics)
     evaluator.dataset_meta = dataset.metainfo
-    return evaluator.offline_evaluate(samples)
+    return evaluator.offline_evaluate(samples), dataset, predictions['images']
 
 
 def read_predictions(path: str) -> dict:
@@ -239,23 +251,13 @@ def _segmentation_samples(
         ValueError: The pipeline loads no annotations, or a prediction is damaged or differs in
             size from its annotation.
     """
-    loaders = [transform for transform in pipeline if transform['type'] == 'LoadAnnotations']
-    if not loaders:
-        raise ValueError("expected LoadAnnotations in the config's test pipeline, found none")
-    load = TRANSFORMS.build(loaders[0])
+    load = annotation_loader(pipeline)
     for i, record in enumerate(records):
         info = dataset.get_data_info(i)
-        truth = torch.from_numpy(load(info)['gt_seg_map'].astype(np.int64))  # (H, W)
-        labels = cv2.imdecode(record['labels'].numpy(), cv2.IMREAD_UNCHANGED)
-        if labels is None or labels.shape != truth.shape:
-            found = 'a damaged one' if labels is None else f'one of shape {labels.shape}'
-            raise ValueError(
-                f'expected a label map of shape {tuple(truth.shape)} for {record["name"]}, got '
-                f'{found}; evaluate with the config that made the predictions'
-            )
+        truth, labels = read_label_maps(info, record, load)
         yield dict(
             img_path=info['img_path'],
             reduce_zero_label=info['reduce_zero_label'],
-            gt_sem_seg=dict(data=truth),
+            gt_sem_seg=dict(data=torch.from_numpy(truth)),
             pred_sem_seg=dict(data=torch.from_numpy(labels.astype(np.int64))),
         )

@@ -14,7 +14,15 @@ from ..engine.build import load_trained
 from ..engine.runner import build_runner
 from ..inference.exported import exported_model, is_exported
 from ..inference.optimize import optimize_for_inference
-from .flags import add_evaluation_flags, set_evaluation_flags, set_prediction_dump, set_tta
+from .flags import (
+    add_evaluation_flags,
+    keep_predictions,
+    set_evaluation_flags,
+    set_prediction_dump,
+    set_tta,
+)
+from .predictions import DumpPredictions
+from .report import why_no_report, write_report
 from .results import write_metrics
 
 
@@ -50,6 +58,8 @@ def set_test_flags(cfg: Config, args: argparse.Namespace) -> None:
     set_evaluation_flags(cfg, args)
     if args.dump:
         set_prediction_dump(cfg, args.dump)
+    elif not args.no_report and why_no_report(cfg) is None:
+        keep_predictions(cfg)
 
 
 def set_drawing(cfg: Config, folder: str) -> None:
@@ -68,8 +78,9 @@ def evaluate(
     tta: bool = False,
     optimize: bool = False,
     dump: str | None = None,
+    report: bool = True,
 ) -> Path | None:
-    """Evaluate a checkpoint on the test data and write ``metrics.json`` into the work dir.
+    """Evaluate a checkpoint on the test data and write metrics and report into the work dir.
 
     Args:
         cfg: A config after :func:`set_test_flags`.
@@ -77,6 +88,7 @@ def evaluate(
         tta: Whether the config was switched to test-time augmentation.
         optimize: Evaluate the faster form for CPUs.
         dump: The file of predictions, to be named in the log.
+        report: Whether to write a report, if there is one for the metrics of ``cfg``.
 
     Returns:
         The path of the metrics; None in all processes but the first.
@@ -109,4 +121,8 @@ def evaluate(
         runner.logger.info(f'Predictions are in {dump}')
     path = write_metrics(cfg.work_dir, metrics)
     runner.logger.info(f'Metrics are in {path}')
+    if report:
+        kept = [m for m in runner.test_evaluator.metrics if isinstance(m, DumpPredictions)]
+        records = kept[0].records if kept else []
+        write_report(cfg, runner.test_dataloader.dataset, records, metrics)
     return path
