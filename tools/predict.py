@@ -13,6 +13,9 @@ are also written as polygons (DIR/outlines/NAME.geojson).
 
 CHECKPOINT may be a folder that tools/export.py wrote; it runs in ONNX Runtime, OpenVINO or torch.
 
+A model of tools/publish.py --layout huggingface is one argument in the place of these two, its
+folder or its repository of the Hugging Face hub: tools/predict.py OWNER/NAME IMAGE_OR_FOLDER.
+
 CONFIG may be the JSON that tools/publish.py --config writes, or YAML of the same form: plain data,
 of which nothing is executed. A Python config is executed.
 """
@@ -35,6 +38,7 @@ from convnext_backbones.inference.folder import list_images, predict_images
 from convnext_backbones.inference.optimize import optimize_for_inference
 from convnext_backbones.inference.predictor import Predictor
 from convnext_backbones.inference.tiles import OVERLAP, Tiling
+from convnext_backbones.weights.model_files import model_files
 
 
 def run(args: argparse.Namespace) -> dict[Path, str]:
@@ -49,11 +53,14 @@ def run(args: argparse.Namespace) -> dict[Path, str]:
     overlap = OVERLAP if args.overlap is None else args.overlap
     tiling = None if args.tiles is None else Tiling(args.tiles, overlap)
     images = list_images(args.source)
-    cfg = load_config(args.config, args.cfg_options)
-    if is_exported(args.checkpoint):
-        model = exported_model(build_model(cfg, None, 'cpu'), args.checkpoint)
+    config, checkpoint = args.config, args.checkpoint
+    if checkpoint is None:
+        config, checkpoint = map(str, model_files(config))
+    cfg = load_config(config, args.cfg_options)
+    if is_exported(checkpoint):
+        model = exported_model(build_model(cfg, None, 'cpu'), checkpoint)
     else:
-        model = build_model(cfg, args.checkpoint, args.device)
+        model = build_model(cfg, checkpoint, args.device)
     if args.optimize:
         model = optimize_for_inference(model)
     return predict_images(Predictor(cfg, model, args.out, args.score_thr), images, tiling)
@@ -63,7 +70,11 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = config_parser((__doc__ or '').splitlines()[0])
     parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='file, published name, URL, or exported folder'
+        'checkpoint',
+        metavar='CHECKPOINT',
+        nargs='?',
+        help='file, published name, URL, or exported folder; none after a published folder or '
+        'repository',
     )
     parser.add_argument('source', metavar='IMAGE_OR_FOLDER')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write')
@@ -79,7 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     add_traceback_flag(parser)
-    args = parser.parse_args(argv)
+    # Otherwise a flag between CONFIG and CHECKPOINT would make argparse leave the latter out.
+    args = parser.parse_intermixed_args(argv)
     try:
         failures = run(args)
     except KeyboardInterrupt:

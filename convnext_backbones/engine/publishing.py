@@ -8,6 +8,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ..config.loading import load_config
 from ..config.plain import plain_config
@@ -35,16 +38,13 @@ def publish(checkpoint: str | os.PathLike, folder: str | os.PathLike, ema: bool 
         FileNotFoundError: There is no such checkpoint.
         ValueError: The checkpoint cannot be read, would execute code, or holds no weights.
     """
-    contents = read_checkpoint(checkpoint, mmap=True)
-    tensors = named_tensors(contents, checkpoint, ema)
-    meta = contents.get('meta')
-    kept = {KEPT: meta[KEPT]} if isinstance(meta, Mapping) and KEPT in meta else {}
+    tensors, meta = read_trained(checkpoint, ema)
     folder, stem = Path(folder), Path(checkpoint).stem
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         draft = Path(temporary, stem)
-        write_safetensors(draft, tensors, kept)
-        path = folder / f'{stem}-{_sha256(draft)}.safetensors'
+        write_safetensors(draft, tensors, kept(meta))
+        path = folder / f'{stem}-{sha256(draft)}.safetensors'
         os.replace(draft, path)
     return path
 
@@ -79,7 +79,31 @@ def publish_with_config(
     return weights, path
 
 
-def _sha256(path: Path) -> str:
+def read_trained(
+    checkpoint: str | os.PathLike, ema: bool = False
+) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Return the weights of a checkpoint, and what mmengine keeps beside them.
+
+    Args:
+        checkpoint: As in :func:`publish`.
+        ema: As in :func:`publish`.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: As in :func:`publish`.
+    """
+    contents = read_checkpoint(checkpoint, mmap=True)
+    tensors = named_tensors(contents, checkpoint, ema)
+    meta = contents.get('meta')
+    return tensors, meta if isinstance(meta, Mapping) else {}
+
+
+def kept(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a published file keeps of the entry ``meta`` of a checkpoint."""
+    return {KEPT: meta[KEPT]} if KEPT in meta else {}
+
+
+def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open('rb') as file:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..weights.zoo import usual_file
+
 RECORD = 'config.json'
 INPUT = 'images'
 META = ('classes', 'palette')  # what config.json and dataset_meta both have
@@ -30,8 +32,8 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def is_exported(path: str) -> bool:
-    """Whether a path is a folder that tools/export.py wrote."""
-    return Path(path, RECORD).is_file()
+    """Whether a path is a folder that tools/export.py wrote; published ones have weights, too."""
+    return Path(path, RECORD).is_file() and usual_file(Path(path)) is None
 
 
 class ExportedModel:

@@ -49,7 +49,7 @@ def load_weights(
         model: A :class:`ConvNeXt`, a :class:`ConvNeXtClassifier`, or a detector or segmentor of
             mmdet or mmseg whose ``backbone`` is a ConvNeXt; or a wrapper for distributed training
             around one of them.
-        source: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+        source: A name of :data:`PUBLISHED`, a file, a folder or repository of the hub, or a URL.
         strict: Whether tensors that do not fit are an error; otherwise they are logged as a
             warning. A file of which nothing fits is always an error.
         ema: Take the averaged weights (``model_ema``) of a training checkpoint.
@@ -68,6 +68,7 @@ def load_weights(
     if published is not None and published.obstacle and strict:
         raise ValueError(f'cannot load {os.fspath(source)!r}: {published.obstacle}')
     path = weights_file(source)
+    published = published or find_published(os.fspath(path))  # by the file that a folder has
     contents = read_contents(path, ema)
     report, matched = match_weights(model, contents.tensors, path, prefix, published)
     report.layout = contents.form or report.layout
@@ -94,7 +95,7 @@ class PretrainedConvNeXt:
     start of training.
 
     Args:
-        checkpoint: A name of :data:`PUBLISHED`, the path of a file, or a URL.
+        checkpoint: As ``source`` in :func:`load_weights`.
         strict: As in :func:`load_weights`; so are the errors.
         ema: As in :func:`load_weights`.
         prefix: As in :func:`load_weights`.

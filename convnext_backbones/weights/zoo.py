@@ -17,6 +17,7 @@ from ..io.download import (
     weight_folders,
 )
 from ..io.hub import (
+    FILES,
     HubPlace,
     find_in_hub_caches,
     find_or_fetch_from_hub,
@@ -50,8 +51,9 @@ def weights_file(source: str | os.PathLike) -> Path:
 
     Args:
         source: The path of a file, which comes first; a name of :data:`PUBLISHED` or what
-            :func:`~convnext_backbones.weights.published.find_published` understands; a repository
-            of the Hugging Face hub, ``ORG/REPO`` or ``ORG/REPO/FILE``; or a URL.
+            :func:`~convnext_backbones.weights.published.find_published` understands; a folder with
+            a file of a usual name, see :func:`usual_file`; a repository of the Hugging Face hub,
+            ``ORG/REPO`` or ``ORG/REPO/FILE``; or a URL.
 
     Raises:
         FileNotFoundError: There is no such name or file, or it may not be downloaded.
@@ -99,6 +101,8 @@ def _locate(source: str) -> Path | Source:
         # The digest in the names of Meta's files, whose links change, tells that it is the file.
         official = name is not None and PUBLISHED[name].origin == 'meta'
         return _at_address(source, official=official)
+    if (usual := usual_file(path)) is not None:
+        return usual
     place = split_hub_name(source)
     if place is not None and not os.path.exists(Path(source).parts[0]):
         return _on_hub(place, hint(source))
@@ -111,6 +115,15 @@ def _locate(source: str) -> Path | Source:
         f'expected the name of published weights, a file or a URL, found nothing at '
         f'{source!r}{advice}'
     )
+
+
+def usual_file(folder: str | os.PathLike) -> Path | None:
+    """Return the weights in a folder under a name that repositories of the hub have for them.
+
+    None if there is no such file: of several other files it is not known which is meant.
+    """
+    paths = (Path(folder, name) for name in FILES)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _published(name: str, source: str) -> Path | Source:

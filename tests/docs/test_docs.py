@@ -144,13 +144,18 @@ class Parsed(BaseException):
 def parse(module: str, arguments: list[str]) -> str:
     """Give a tool's own parser some arguments; the complaint, or nothing."""
     main = importlib.import_module(module).main
-    original = argparse.ArgumentParser.parse_args
 
-    def parse_args(parser, args=None, namespace=None):
-        original(parser, args, namespace)
-        raise Parsed
+    def stopping(name):
+        original = getattr(argparse.ArgumentParser, name)
 
-    with mock.patch.object(argparse.ArgumentParser, 'parse_args', parse_args):
+        def parse_args(parser, args=None, namespace=None):
+            original(parser, args, namespace)
+            raise Parsed
+
+        return parse_args
+
+    names = ('parse_args', 'parse_intermixed_args')
+    with mock.patch.multiple(argparse.ArgumentParser, **{name: stopping(name) for name in names}):
         try:
             main(arguments)
         except Parsed:

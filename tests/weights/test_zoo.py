@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.file_server import CONTENT, Server
 from support.hub_server import TOKEN, HubServer, running
 from support.weights import holds, trunk
 
-from convnext_backbones import PUBLISHED, load_weights
+from convnext_backbones import PUBLISHED, ConvNeXt, ConvNeXtClassifier, load_weights
 from convnext_backbones.io import download, hub
 from convnext_backbones.io.download import CACHE_VARIABLE, FOLDERS_VARIABLE, OFFLINE_VARIABLE
 from convnext_backbones.weights import zoo
+from convnext_backbones.weights.layouts import LAYOUTS
+from convnext_backbones.weights.names import export
 from convnext_backbones.weights.zoo import local_file, weights_file
 
 DINOV3 = 'dinov3_convnext_tiny_pretrain_lvd1689m-21b726bb'
@@ -101,6 +104,34 @@ def test_a_folder_of_that_name_does_not(machine):
     assert local_file('convnext_tiny_1k_224') is None
     (machine / 'weights').mkdir()
     assert weights_file('weights').samefile(machine / 'weights')  # what reads it says the rest
+
+
+def test_a_folder_stands_for_the_usual_file_in_it(checkpoint, machine):
+    folder = machine / 'mine'
+    folder.mkdir()
+    (folder / 'epoch_1.pth').write_bytes(checkpoint)
+    assert weights_file('mine').samefile(folder), 'which file is meant is not known'
+    for name in ('pytorch_model.bin', 'model.safetensors'):
+        (folder / name).write_bytes(checkpoint)
+        assert weights_file('mine').samefile(folder / name)
+        assert local_file(str(folder)) == folder / name
+
+
+def test_a_folder_of_a_repository_is_known(machine, miniature):
+    folder = machine / 'downloads/timm/convnext_base.clip_laion2b'
+    folder.mkdir(parents=True)
+    state = ConvNeXtClassifier(miniature).state_dict()
+    save_file(export(state, LAYOUTS['timm'])[0], folder / 'model.safetensors')
+    (note,) = load_weights(ConvNeXt(miniature), folder).notes
+    assert '122.7709383' in note, 'the pixels of CLIP'
+
+
+def test_a_folder_does_not_shadow_a_published_name(machine):
+    folder = machine / 'convnext_tiny_1k_224'
+    folder.mkdir()
+    (folder / 'model.safetensors').touch()
+    assert local_file('convnext_tiny_1k_224') is None
+    assert local_file('./convnext_tiny_1k_224').samefile(folder / 'model.safetensors')
 
 
 @pytest.mark.parametrize('name', ['work_dirs/mine/epoch_12.pth', 'work_dirs/epoch_12.pth'])
