@@ -1,14 +1,14 @@
-"""Export a trained segmentor, or any model's backbone: tools/export.py CONFIG CHECKPOINT --out DIR.
+"""Export a trained model, or its backbone: tools/export.py CONFIG CHECKPOINT --out DIR.
 
     tools/export.py CONFIG CHECKPOINT --out DIR                      # ONNX
     tools/export.py CONFIG CHECKPOINT --out DIR --format openvino    # or torch (torch.export)
     tools/export.py CONFIG CHECKPOINT --out DIR --part backbone      # feature maps
-    tools/export.py CONFIG CHECKPOINT --out DIR --precision int8 --calibration IMAGES
+    tools/export.py CONFIG CHECKPOINT --out DIR --precision int8 --images FOLDER
 
-The model takes images as they are read, of any number and size: mean, std, upsampling and argmax
-are inside. DIR gets the model, config.json, an example and a README with the code that runs it.
-tools/predict.py and tools/test.py take DIR in place of a checkpoint. The outputs are compared with
-those of the original before anything is kept.
+The model takes images as they are read, of any number and size: mean, std and all that follows the
+heads are inside, up to label maps or boxes. DIR gets the model, config.json, an example and a
+README with the code that runs it. tools/predict.py and tools/test.py take DIR in place of a
+checkpoint. The outputs are compared with those of the original before anything is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from convnext_backbones.inference.predictor import inference_pipeline, reading_o
 from convnext_backbones.io.images import read_image
 
 
-def calibration_images(cfg: Config, folder: Path) -> list[np.ndarray]:
+def images_of(cfg: Config, folder: Path) -> list[np.ndarray]:
     """Return images as the network of a config gets them, each of shape (1, C, H, W)."""
     pipeline, reading = inference_pipeline(cfg), reading_options(cfg)
     paths = list_images(folder)[:MOST_IMAGES]
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> str:
     """
     cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, 'cpu')
-    images = calibration_images(cfg, args.calibration) if args.calibration else []
+    images = images_of(cfg, args.images) if args.images else []
     found = export(model, args.out, Wanted(args.format, args.part, args.precision, images))
     return f'{args.out}: {found}'
 
@@ -64,10 +64,11 @@ def main(argv: list[str] | None = None) -> None:
         '--precision', choices=PRECISIONS, default='fp32', help='fp16 and int8: ONNX only'
     )
     parser.add_argument(
-        '--calibration',
+        '--images',
         type=Path,
         metavar='FOLDER',
-        help=f'images for int8; at most {MOST_IMAGES} are read',
+        help='for the comparison, the example and int8: images like those to predict; '
+        f'at most {MOST_IMAGES} are read',
     )
     add_traceback_flag(parser)
     args = parser.parse_args(argv)

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..inference.exported import FILES, INPUT, RECORD, ExportedModel
+from ..inference.exported import FILES, INPUT, RECORD, ExportedModel, classes_of
 from ..io.files import write_atomically, write_json
 from ..version import __version__
 from . import formats, parity, quantize
-from .graphs import BackboneGraph, SegmentorGraph, channels_of, make_graph
+from .graph import DetectorGraph, Graph, channels_of
+from .graphs import make_graph
+from .read_me import read_me
 
 EXAMPLE = 'example.npz'
 READ_ME = 'README.md'
@@ -32,13 +34,14 @@ class Wanted:
         format_: ``onnx``, ``openvino`` or ``torch``.
         part: ``model`` or ``backbone``.
         precision: ``fp32``, ``fp16`` or ``int8``; the last two for ``onnx`` only.
-        calibration: Images for int8, each of shape (N, C, H, W), as they were read.
+        images: Each of shape (N, C, H, W), as they were read: the first becomes the example, the
+            first three are compared, all calibrate int8. By default, generated ones.
     """
 
     format_: str = 'onnx'
     part: str = 'model'
     precision: str = 'fp32'
-    calibration: Sequence[np.ndarray] = field(default=())
+    images: Sequence[np.ndarray] = field(default=())
 
     def check(self) -> None:
         """Refuse what cannot be written.
@@ -55,8 +58,8 @@ class Wanted:
                 f'expected --format onnx with --precision {self.precision}, got {self.format_!r}: '
                 "ONNX Runtime's tools convert it"
             )
-        if self.precision == 'int8' and not self.calibration:
-            raise ValueError('expected images for int8, got none; give --calibration FOLDER')
+        if self.precision == 'int8' and not self.images:
+            raise ValueError('expected images for int8, got none; give --images FOLDER')
 
 
 def export(model: nn.Module, out: Path, wanted: Wanted) -> parity.Parity:
@@ -83,20 +86,9 @@ def export(model: nn.Module, out: Path, wanted: Wanted) -> parity.Parity:
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         draft = Path(temporary, 'draft')
         draft.mkdir()
-        path = formats.write(graph, channels, wanted.format_, draft)
-        if wanted.precision == 'fp16':
-            quantize.convert_to_fp16(path)
-        elif wanted.precision == 'int8':
-            quantize.quantize(path, wanted.calibration)
-        record = describe(model, graph, wanted)
-        write_json(draft / RECORD, record)
+        found, record = _write_compared(model, graph, wanted, draft)
         exported = ExportedModel(draft)
-        images = list(wanted.calibration[:3]) or parity.random_images(channels)
-        found = parity.measure(graph, exported, images)
-        if wanted.precision == 'fp32':
-            parity.check(found)
-        write_json(draft / RECORD, {**record, 'parity': vars(found)})
-        example: dict[str, Any] = make_example(exported, channels)
+        example: dict[str, Any] = make_example(exported, wanted.images, channels)
         np.savez_compressed(draft / EXAMPLE, **example)
         write_atomically(draft / READ_ME, read_me(record))
         del exported  # which may keep the file open
@@ -106,9 +98,51 @@ def export(model: nn.Module, out: Path, wanted: Wanted) -> parity.Parity:
     return found
 
 
-def describe(
-    model: nn.Module, graph: BackboneGraph | SegmentorGraph, wanted: Wanted
-) -> dict[str, Any]:
+def _write_compared(
+    model: nn.Module, graph: Graph, wanted: Wanted, draft: Path
+) -> tuple[parity.Parity, dict[str, Any]]:
+    """Write model and description, and compare the model with the original.
+
+    Raw values of detectors are compared, and then cut off.
+
+    Raises:
+        ValueError: The outputs differ, or the model cannot be written.
+    """
+    channels = channels_of(model)
+    compares_raw = isinstance(graph, DetectorGraph) and wanted.precision == 'fp32'
+    if isinstance(graph, DetectorGraph) and compares_raw:
+        graph.keep_raw(torch.from_numpy(parity.random_images(channels, 64)[0]))
+    record = describe(model, graph, wanted)
+    record['smallest'] = formats.write(graph, channels, wanted.format_, draft)
+    _shrink(draft, wanted)
+    write_json(draft / RECORD, record)
+    images = list(wanted.images[:3]) or parity.random_images(channels, record['smallest'])
+    found = _compare(graph, ExportedModel(draft), images)
+    if wanted.precision == 'fp32':
+        parity.check(found)
+    if isinstance(graph, DetectorGraph) and compares_raw:
+        graph.raw = 0
+        formats.cut(graph, channels, wanted.format_, draft)
+        record['outputs'] = list(graph.outputs)
+    record['parity'] = vars(found)
+    write_json(draft / RECORD, record)
+    return found, record
+
+
+def _shrink(folder: Path, wanted: Wanted) -> None:
+    path = folder / FILES[wanted.format_]
+    if wanted.precision == 'fp16':
+        quantize.convert_to_fp16(path)
+    elif wanted.precision == 'int8':
+        quantize.quantize(path, wanted.images)
+
+
+def _compare(graph: Graph, exported: ExportedModel, images: Sequence[np.ndarray]) -> parity.Parity:
+    detects = isinstance(graph, DetectorGraph)
+    return (parity.measure_detector if detects else parity.measure)(graph, exported, images)
+
+
+def describe(model: nn.Module, graph: Graph, wanted: Wanted) -> dict[str, Any]:
     """Return the contents of ``config.json``: plain data."""
     normalize, meta = graph.normalize, getattr(model, 'dataset_meta', None) or {}
     backbone: Any = model.backbone
@@ -126,7 +160,10 @@ def describe(
             values='as read from the file: BGR, 0 to 255' if normalize.reverses else 'as read',
         ),
         outputs=list(graph.outputs),
-        out_channels=getattr(model, 'out_channels', None),
+        # Whether a program of torch.export calls operators of this package.
+        operators=isinstance(graph, DetectorGraph) and graph.operators,
+        # Of a segmentor, the maps of logits; of a backbone, None.
+        num_classes=classes_of(model) if wanted.part == 'model' else None,
         # In the order of the network's channels; the model applies them itself.
         mean=normalize.mean.flatten().tolist(),
         std=normalize.std.flatten().tolist(),
@@ -137,49 +174,24 @@ def describe(
     )
 
 
-def make_example(exported: ExportedModel, channels: int) -> dict[str, np.ndarray]:
-    """Return an image of shape (height, width, channels) and the exported model's result."""
-    height, width = EXAMPLE_SIZE
-    y, x = np.mgrid[:height, :width]
-    waves = [np.sin(x / (9 + 4 * i)) + np.cos(y / (7 + 3 * i)) for i in range(channels)]
-    image = (127.5 + 60 * np.stack(waves, -1)).astype(np.uint8)
+def make_example(
+    exported: ExportedModel, images: Sequence[np.ndarray], channels: int
+) -> dict[str, np.ndarray]:
+    """Return an image of shape (height, width, channels) and the exported model's result.
+
+    Args:
+        exported: The model.
+        images: The first image of the first is taken; if there are none, one is made.
+        channels: Of the images.
+    """
+    if images:
+        image = images[0][0].transpose(1, 2, 0)
+    else:
+        height, width = (max(side, exported.record['smallest']) for side in EXAMPLE_SIZE)
+        y, x = np.mgrid[:height, :width]
+        waves = [np.sin(x / (9 + 4 * i)) + np.cos(y / (7 + 3 * i)) for i in range(channels)]
+        image = (127.5 + 60 * np.stack(waves, -1)).astype(np.uint8)
     found = exported(image.transpose(2, 0, 1)[None])
-    kept = {name: found[name] for name in found if name == 'labels' or 'labels' not in found}
+    # The label map is enough of a segmentor's outputs: logits take a hundred times its space.
+    kept = {name: value for name, value in found.items() if name != 'logits'}
     return dict(image=image, **{name: value[0] for name, value in kept.items()})
-
-
-def read_me(record: dict[str, Any]) -> str:
-    """Return the text of the README: what the model is, and the code that runs it."""
-    name = 'labels' if 'labels' in record['outputs'] else record['outputs'][0]
-    place = record['outputs'].index(name)
-    runs = dict(
-        onnx=(
-            'import onnxruntime\n',
-            f"session = onnxruntime.InferenceSession('{FILES['onnx']}')\n"
-            f"outputs = session.run(None, {{'{INPUT}': images}})\n",
-        ),
-        openvino=(
-            'import openvino\n',
-            "settings = {'INFERENCE_PRECISION_HINT': 'f32'}  # some CPUs take bf16 otherwise\n"
-            f"model = openvino.Core().compile_model('{FILES['openvino']}', 'CPU', settings)\n"
-            'outputs = list(model([images]).values())\n',
-        ),
-        torch=(
-            'import torch\n',
-            f"model = torch.export.load('{FILES['torch']}').module()\n"
-            'outputs = [output.numpy() for output in model(torch.from_numpy(images))]\n',
-        ),
-    )
-    imported, run = runs[record['format']]
-    return (
-        f'# {record["model"]}, {record["part"]}, {record["precision"]}\n\n'
-        f'`{RECORD}` has classes, mean, std and the rest. Images are of any size, '
-        f'{record["input"]["values"]}.\n\n'
-        '```python\nimport numpy as np\n'
-        f'{imported}\n'
-        f"example = np.load('{EXAMPLE}')\n"
-        "images = example['image'].transpose(2, 0, 1)[None].astype(np.float32)\n"
-        f'{run}'
-        f"print(abs(outputs[{place}][0] - example['{name}']).max())  # 0, or a rounding error\n"
-        '```\n'
-    )

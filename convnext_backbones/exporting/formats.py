@@ -13,10 +13,13 @@ import torch
 
 from ..inference.exported import FILES, INPUT
 from ..io.silence import silenced
-from .graphs import BackboneGraph, SegmentorGraph
+from .graph import Graph
+from .onnx_operators import translations
 
-# A size of the example from which the graph is traced: none of its numbers is special.
-TRACED = (2, 96, 160)  # images, height, width
+# Of the example from which the graph is traced: no number is special, such as a multiple of a
+# stride, or the 2 or 3 of queries, keys and values that attention computes together; and the
+# coarsest maps of detectors have several rows and columns.
+TRACED = (5, 339, 403)  # images, height, width
 OPSET = 20  # the first with GELU
 # The packages that write a format; torch writes its own.
 PACKAGES = dict(onnx=('onnx', 'onnxscript', 'onnxruntime'), openvino=('openvino',), torch=())
@@ -40,7 +43,7 @@ def check_packages(format_: str) -> None:
             ) from error
 
 
-def trace(graph: BackboneGraph | SegmentorGraph, channels: int) -> torch.export.ExportedProgram:
+def trace(graph: Graph, channels: int) -> torch.export.ExportedProgram:
     """Return the program of a graph, for any number of images of any size.
 
     Raises:
@@ -55,7 +58,7 @@ def trace(graph: BackboneGraph | SegmentorGraph, channels: int) -> torch.export.
     # Whatever a layer of another package raises while it is traced.
     except Exception as error:
         raise ValueError(f'the model cannot be traced: {_first_line(error)}') from error
-    if len(program.range_constraints) != 3:
+    if len(_sizes(program)) != 3:
         raise ValueError(
             'the model can only be traced for one image size, since a layer of it depends on the '
             'size in a way that torch.export does not support'
@@ -63,14 +66,30 @@ def trace(graph: BackboneGraph | SegmentorGraph, channels: int) -> torch.export.
     return program
 
 
-def write(graph: BackboneGraph | SegmentorGraph, channels: int, format_: str, folder: Path) -> Path:
-    """Write a graph into a folder, and return the path of the model.
+def smallest_size(program: torch.export.ExportedProgram) -> int:
+    """Return the least height and width of images that a program takes."""
+    return max(int(limits.lower) for limits in _sizes(program))
+
+
+def _sizes(program: torch.export.ExportedProgram) -> list[Any]:
+    """Return the ranges of the sizes that are free: of images, and of their number.
+
+    Sizes that depend on what is found in an image have ranges, too, which begin at 0.
+    """
+    return [limits for limits in program.range_constraints.values() if limits.lower > 0]
+
+
+def write(graph: Graph, channels: int, format_: str, folder: Path) -> int:
+    """Write a graph into a folder, as the file that :data:`FILES` names.
 
     Args:
         graph: What to write.
         channels: Of the images.
         format_: One of :data:`FILES`.
         folder: An existing folder.
+
+    Returns:
+        The least height and width of images that the model takes.
 
     Raises:
         ValueError: The model cannot be traced or written in this format.
@@ -87,7 +106,37 @@ def write(graph: BackboneGraph | SegmentorGraph, channels: int, format_: str, fo
         raise ValueError(
             f'the model cannot be written as {format_}: {_first_line(error)}'
         ) from error
-    return path
+    return smallest_size(program) if format_ == 'torch' else 1
+
+
+def cut(graph: Graph, channels: int, format_: str, folder: Path) -> None:
+    """Leave out outputs of a written model that its graph does not return anymore.
+
+    Args:
+        graph: As it is wanted now.
+        channels: Of the images.
+        format_: One of :data:`FILES`.
+        folder: With the model.
+    """
+    path = folder / FILES[format_]
+    if format_ == 'torch':
+        write(graph, channels, format_, folder)  # tracing is the whole work there
+    elif format_ == 'onnx':
+        import onnx
+
+        onnx.utils.extract_model(path, path, [INPUT], list(graph.outputs))
+    else:
+        import openvino
+
+        model = openvino.Core().read_model(path)
+        results = model.get_results()[: len(graph.outputs)]
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            draft = Path(temporary, path.name)
+            wanted = openvino.Model(results, model.get_parameters())
+            openvino.save_model(wanted, draft, compress_to_fp16=False)
+            del model, wanted  # which keep the weights' file open
+            for part in Path(temporary).iterdir():
+                part.replace(folder / part.name)
 
 
 def _write_onnx(
@@ -102,6 +151,7 @@ def _write_onnx(
         output_names=list(outputs),
         opset_version=OPSET,
         verbose=False,
+        custom_translation_table=translations(),
     )
     written.save(path, external_data=False)
     _name_sizes(path)

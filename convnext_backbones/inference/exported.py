@@ -25,9 +25,6 @@ FILES = dict(onnx='model.onnx', openvino='model.xml', torch='model.pt2')
 # By which package a format runs.
 RUNTIMES = dict(onnx='onnxruntime', openvino='openvino', torch='torch')
 
-# torch.export takes a size of one for a constant: the coarsest map must have two rows and columns.
-SMALLEST_TRACED = 64
-
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -75,7 +72,16 @@ class ExportedModel:
 
         Args:
             images: Of shape (N, C, H, W), values as they were read, such as BGR from 0 to 255.
+
+        Raises:
+            ValueError: The images are smaller than a program of torch.export takes.
         """
+        smallest, (height, width) = self.record.get('smallest', 1), images.shape[2:]
+        if min(height, width) < smallest:
+            raise ValueError(
+                f'expected images of at least {smallest} x {smallest} pixels for this model, got '
+                f'{width} x {height}; export it as onnx'
+            )
         found = self._run(np.ascontiguousarray(images, np.float32))
         return dict(zip(self.record['outputs'], found, strict=True))
 
@@ -122,48 +128,70 @@ def _in_openvino(path: Path) -> Run:
 
 
 def _in_torch(path: Path) -> Run:
+    # Programs of detectors call these operators.
+    from ..ops import graph_operators  # noqa: F401
+
     program = torch.export.load(path).module()
 
     @torch.no_grad()
     def run(images: np.ndarray) -> list[np.ndarray]:
-        height, width = images.shape[2:]
-        if min(height, width) < SMALLEST_TRACED:
-            raise ValueError(
-                f'expected images of at least {SMALLEST_TRACED} x {SMALLEST_TRACED} pixels for a '
-                f'program of torch.export, got {width} x {height}; export it as onnx'
-            )
         return [output.numpy() for output in program(torch.from_numpy(images))]
 
     return run
 
 
-def exported_model(model: nn.Module, folder: str | Path) -> nn.Module:
-    """Return a segmentor that computes with an exported model what ``model`` would.
+def classes_of(model: Any) -> int | None:
+    """Return how many classes a model predicts; None if it does not say.
 
     Args:
-        model: The segmentor of the config; its weights do not matter.
-        folder: What tools/export.py wrote for a whole segmentor.
+        model: A detector or segmentor; of the latter, the number of maps of logits.
+    """
+    if hasattr(model, 'out_channels'):
+        return model.out_channels
+    heads = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    head = getattr(model, 'bbox_head', heads)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    return getattr(head, 'num_classes', None)
+
+
+def exported_model(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Return a detector or segmentor that computes with an exported model what ``model`` would.
+
+    Args:
+        model: The model of the config; its weights do not matter.
+        folder: What tools/export.py wrote for a whole model.
 
     Raises:
         FileNotFoundError: The folder has no model.
         ValueError: It cannot be used here: another task, other classes, or a missing package.
     """
     exported = ExportedModel(folder)
-    outputs, found = exported.record['outputs'], exported.record.get('out_channels')
-    wanted = getattr(model, 'out_channels', None)
-    if wanted is None or 'logits' not in outputs:
+    outputs = exported.record['outputs']
+    segments = isinstance(getattr(model, 'decode_head', None), nn.Module)
+    wanted = ['logits'] if segments else ['boxes', *(['masks'] if _has_masks(model) else [])]
+    if not set(wanted) <= set(outputs):
         raise ValueError(
-            'expected an exported segmentor, and the config of one, got a model with the outputs '
-            f'{", ".join(outputs)} and the config of a {type(model).__name__}'
+            f'expected an exported model with the outputs {", ".join(wanted)}, as the '
+            f'{type(model).__name__} of the config has, got one with {", ".join(outputs)}'
         )
-    if found != wanted:
+    if exported.record.get('num_classes') != classes_of(model):
         raise ValueError(
-            f'expected an exported model with {wanted} maps of logits, as the config says, got '
-            f'{found}'
+            f'expected an exported model of {classes_of(model)} classes, as the config says, got '
+            f'{exported.record.get("num_classes")}'
         )
-    from .segmentors import ExportedSegmentor
+    running: Any
+    if segments:
+        from .segmentors import ExportedSegmentor
 
-    segmentor = ExportedSegmentor(cast(Any, model), exported)
+        running = ExportedSegmentor(cast(Any, model), exported)
+    else:
+        from .exported_detectors import ExportedDetector
+
+        running = ExportedDetector(model, exported)
     meta = {key: exported.record[key] for key in META if exported.record.get(key)}
-    segmentor.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **meta}
-    return segmentor.eval()
+    running.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **meta}
+    return running.eval()
+
+
+def _has_masks(model: Any) -> bool:
+    return bool(getattr(model, 'with_mask', False))

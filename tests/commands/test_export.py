@@ -60,9 +60,39 @@ def test_exported_segmentor(folder):
         assert metrics[1][name] == pytest.approx(metrics[0][name], abs=0.1)  # percent
 
 
-def test_what_cannot_be_exported_is_said_in_a_sentence(folder):
+def test_exported_detector(folder):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
     leave_untrained('det', folder)
-    done = run('export.py', folder, 'det.py', 'det.pth', '--out', 'none')
+    images = folder / 'data/sample/coco/val'
+    done = run(
+        'export.py', folder, 'det.py', 'det.pth', '--out', 'exported_det', '--images', images
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'exported_det: outputs differ by' in done.stdout and '0.000%' in done.stdout
+    found = []
+    for checkpoint in ('det.pth', 'exported_det'):
+        out = folder / f'det_of_{checkpoint}'
+        done = run(
+            'predict.py', folder, 'det.py', checkpoint, images, '--out', out, '--score-thr', 0
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((out / 'predictions.json').read_text())['images'])
+        done = run('test.py', folder, 'det.py', checkpoint, '--work-dir', out)
+        assert done.returncode == 0, done.stderr
+        assert 'coco/segm_mAP' in json.loads((out / 'metrics.json').read_text())
+    assert len(found[0]) == len(found[1]) > 0
+    for one, other in zip(*found, strict=True):
+        assert one['file'] == other['file']
+        assert len(one['instances']) == len(other['instances']) > 0
+        for a, b in zip(one['instances'], other['instances'], strict=True):
+            assert a['category'] == b['category']
+            assert a['bbox'] == pytest.approx(b['bbox'], abs=0.1)
+
+
+def test_what_cannot_be_exported_is_said_in_a_sentence(folder):
+    options = ['--cfg-options', 'model.data_preprocessor.test_cfg.size_divisor=32']
+    done = run('export.py', folder, 'seg.py', 'seg.pth', '--out', 'none', *options)
     assert done.returncode == 1 and not (folder / 'none').exists()
-    assert 'boxes cannot be exported' in done.stderr and '--part backbone' in done.stderr
+    assert 'expected no test_cfg' in done.stderr and '--part backbone' in done.stderr
     assert 'Traceback' not in done.stderr

@@ -23,7 +23,7 @@ def test_the_record_is_plain_data(exported, original):
     assert record['classes'] == list(CLASSES) and len(record['palette']) == len(CLASSES)
     assert record['mean'] == pytest.approx(original.data_preprocessor.mean.flatten().tolist())
     assert record['std'] == pytest.approx(original.data_preprocessor.std.flatten().tolist())
-    assert record['outputs'] == ['logits', 'labels'] and record['out_channels'] == len(CLASSES)
+    assert record['outputs'] == ['logits', 'labels'] and record['num_classes'] == len(CLASSES)
     assert record['input']['shape'] == ['batch', 3, 'height', 'width']
     assert record['parity']['difference'] <= parity.TOLERANCE
     example = np.load(exported() / EXAMPLE)

@@ -28,7 +28,7 @@ def test_smaller_models(tmp_path, exported, precision):
     onnx = pytest.importorskip('onnx')
     images = pictures() if precision == 'int8' else ()
     model = named(segmentor())
-    found = export(model, tmp_path / 'small', Wanted(precision=precision, calibration=images))
+    found = export(model, tmp_path / 'small', Wanted(precision=precision, images=images))
     assert 0 < found.difference < 0.2 and found.labels < 0.2
     small = ExportedModel(tmp_path / 'small')
     assert small.record['precision'] == precision
