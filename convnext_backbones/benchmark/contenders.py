@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..inference.exported import RUNTIMES
 from ..models.convnext import ConvNeXt
 from ..ops.providers import PROVIDERS
 from .case import INPUT, REFERENCE, WEIGHTS, Case, randomize
@@ -87,9 +88,16 @@ def list_contenders(case: Case, folder: Path) -> dict[str, Contender]:
             name, build = f'operators of {provider}', partial(whole_model, case, folder)
             build = partial(build, operators=provider)
             listed[name] = Contender(name, build, ours=True, optional=True)
+        for format_, runtime in EXPORTED.items():
+            build = partial(whole_model, case, folder, format_=format_)
+            listed[f'ours {runtime}'] = Contender(
+                f'ours {runtime}', build, ours=True, optional=True
+            )
     return listed
 
 
+# Formats of exported models, and what runs them.
+EXPORTED = {format_: RUNTIMES[format_] for format_ in ('onnx', 'openvino')}
 # The peers that are also compiled, and run in bf16.
 FAST_PEERS = ('timm', 'torchvision')
 Builds = dict[str, Callable[[], Prepared]]

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from ..config.loading import load_config
 from ..engine.build import build_on_meta
 from ..engine.hardware import adapt_to_hardware
+from ..exporting.folder import Wanted, write_model
+from ..exporting.graphs import make_graph
+from ..inference.exported import exported_model
 from ..inference.tuning import choices_of
 from ..io.mmengine_patches import read_files_safely
 from ..models.arguments import normalize_out_indices
@@ -131,6 +134,7 @@ def whole_model(
     optimized: bool = False,
     dtype: torch.dtype | None = None,
     operators: str = '',
+    format_: str = '',
 ) -> Prepared:
     """Prepare ``test_step`` of a detector or a segmentor, with reading the image if it is a file.
 
@@ -141,6 +145,10 @@ def whole_model(
         optimized: Whether to use our form for inference.
         dtype: Data type of that form.
         operators: Provider of mmcv's operators; the best one by default.
+        format_: Of :data:`~convnext_backbones.inference.exported.FILES`, to export the model to.
+
+    Raises:
+        ValueError: The model cannot be exported.
     """
     if operators:
         os.environ[VARIABLE] = operators
@@ -168,6 +176,12 @@ def whole_model(
     if optimized:
         model = optimize(model, dtype)
 
+    if format_:
+        exported = folder / f'exported_{format_}'
+        exported.mkdir(exist_ok=True)
+        write_model(model, make_graph(model, 'model'), Wanted(format_), exported)
+        model = exported_model(model, exported)
+
     @torch.no_grad()
     def run() -> Any:
         return model.test_step(read())
@@ -175,7 +189,7 @@ def whole_model(
     measures['choices'] = lambda: choices_of(model)
     if cfg.default_scope == 'mmdet':
         measures['detections'] = lambda: len(run()[0].pred_instances)
-    if backbone != 'swin':
+    if backbone != 'swin' and not (format_ and cfg.default_scope == 'mmdet'):
         measures['difference'] = lambda: largest_difference(compared_outputs(model, read()), folder)
     return Prepared(run, measures)
 

@@ -112,10 +112,7 @@ def _write_compared(
     compares_raw = isinstance(graph, DetectorGraph) and wanted.precision == 'fp32'
     if isinstance(graph, DetectorGraph) and compares_raw:
         graph.keep_raw(torch.from_numpy(parity.random_images(channels, 64)[0]))
-    record = describe(model, graph, wanted)
-    record['smallest'] = formats.write(graph, channels, wanted.format_, draft)
-    _shrink(draft, wanted)
-    write_json(draft / RECORD, record)
+    record = write_model(model, graph, wanted, draft)
     images = list(wanted.images[:3]) or parity.random_images(channels, record['smallest'])
     found = _compare(graph, ExportedModel(draft), images)
     if wanted.precision == 'fp32':
@@ -127,6 +124,28 @@ def _write_compared(
     record['parity'] = vars(found)
     write_json(draft / RECORD, record)
     return found, record
+
+
+def write_model(model: nn.Module, graph: Graph, wanted: Wanted, folder: Path) -> dict[str, Any]:
+    """Write a model, uncompared, and its description into an existing folder.
+
+    Args:
+        model: A detector or segmentor.
+        graph: What is exported of it.
+        wanted: In which way.
+        folder: Where to.
+
+    Returns:
+        The contents of ``config.json``.
+
+    Raises:
+        ValueError: The model cannot be written so.
+    """
+    record = describe(model, graph, wanted)
+    record['smallest'] = formats.write(graph, channels_of(model), wanted.format_, folder)
+    _shrink(folder, wanted)
+    write_json(folder / RECORD, record)
+    return record
 
 
 def _shrink(folder: Path, wanted: Wanted) -> None:

@@ -138,3 +138,17 @@ def test_large_images_have_places_for_all_queries(transformer):
     large = Case(case.arch, (800, 1280), config=case.config)
     written = read_config(case.config).model.num_queries
     assert case_config(large).model.num_queries == written >= queries
+
+
+def test_an_exported_model_finds_the_same(from_file):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    case, folder = from_file
+    contenders = list_contenders(case, folder)
+    assert contenders['ours onnxruntime'].optional  # the export takes its time
+    found, expected = (contenders[name].build() for name in ('ours onnxruntime', 'ours'))
+    (one,), (other,) = found.run(), expected.run()
+    if 'mask_rcnn' in case.config:
+        assert len(one.pred_instances) == len(other.pred_instances) > 0
+    else:
+        assert found.measures['difference']() < 1e-4

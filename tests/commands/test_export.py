@@ -81,9 +81,9 @@ def test_exported_detector(folder):
         done = run('test.py', folder, 'det.py', checkpoint, '--work-dir', out)
         assert done.returncode == 0, done.stderr
         assert 'coco/segm_mAP' in json.loads((out / 'metrics.json').read_text())
-    assert len(found[0]) == len(found[1]) > 0
-    for one, other in zip(*found, strict=True):
-        assert one['file'] == other['file']
+    assert found[0] and found[0].keys() == found[1].keys()
+    for name, one in found[0].items():
+        other = found[1][name]
         assert len(one['instances']) == len(other['instances']) > 0
         for a, b in zip(one['instances'], other['instances'], strict=True):
             assert a['category'] == b['category']
