@@ -146,9 +146,6 @@ def whole_model(
         dtype: Data type of that form.
         operators: Provider of mmcv's operators; the best one by default.
         format_: Of :data:`~convnext_backbones.inference.exported.FILES`, to export the model to.
-
-    Raises:
-        ValueError: The model cannot be exported.
     """
     if operators:
         os.environ[VARIABLE] = operators
@@ -177,10 +174,7 @@ def whole_model(
         model = optimize(model, dtype)
 
     if format_:
-        exported = folder / f'exported_{format_}'
-        exported.mkdir(exist_ok=True)
-        write_model(model, make_graph(model, 'model'), Wanted(format_), exported)
-        model = exported_model(model, exported)
+        model = _exported(model, format_, folder / f'exported_{format_}')
 
     @torch.no_grad()
     def run() -> Any:
@@ -192,6 +186,12 @@ def whole_model(
     if backbone != 'swin' and not (format_ and cfg.default_scope == 'mmdet'):
         measures['difference'] = lambda: largest_difference(compared_outputs(model, read()), folder)
     return Prepared(run, measures)
+
+
+def _exported(model: nn.Module, format_: str, folder: Path) -> nn.Module:
+    folder.mkdir(exist_ok=True)
+    write_model(model, make_graph(model, 'model'), Wanted(format_), folder)
+    return exported_model(model, folder)
 
 
 def _without_prefix(state: State) -> State:
