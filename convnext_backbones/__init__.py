@@ -19,6 +19,8 @@ __all__ = [
     'LoadReport',
     'PretrainedConvNeXt',
     'PublishedWeights',
+    'RoadmapClassifier',
+    'RoadmapNet',
     'Variant',
     '__version__',
     'load_weights',
@@ -48,6 +50,7 @@ else:
     from .inference.optimize import optimize_for_inference
     from .io.mmengine_patches import allow_mmengine_types
     from .models.convnext import ConvNeXt, ConvNeXtClassifier
+    from .models.roadmap import RoadmapClassifier, RoadmapNet
     from .models.variants import VARIANTS, Variant
     from .ops.finder import install
     from .training.layer_decay import ConvNeXtLayerDecayConstructor, LearningRateRangeHook

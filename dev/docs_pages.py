@@ -8,6 +8,7 @@ it reads a page, so the repository holds no second copy of a table or a help tex
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -149,6 +150,29 @@ def variants() -> str:
     )
 
 
+def classifier_layers() -> str:
+    """Tabulate the layers of ConvNeXt-T for ImageNet, with the first block of each stage only."""
+    from convnext_backbones.benchmark.complexity import build_classifier
+    from convnext_backbones.benchmark.layer_report import totals
+    from convnext_backbones.benchmark.layers import list_layers
+
+    found = list_layers('tiny', build_classifier('tiny'), (224, 224))
+    rows = table(
+        ('layer', 'in Keras', 'output', 'parameters'),
+        (
+            (
+                f'`{layer.name}`',
+                f'`{layer.keras}`' if layer.keras else '',
+                ' x '.join(map(str, layer.shape or ())),
+                f'{layer.params:,}',
+            )
+            for layer in found.layers
+            if not re.match(r'stages\.\d+\.[1-9]', layer.name)
+        ),
+    )
+    return f'{rows}\n\n{totals(found)}'
+
+
 def weights() -> str:
     """Tabulate the published weights; those of detectors are beside their configs."""
     from convnext_backbones import PUBLISHED
@@ -178,6 +202,46 @@ def versions() -> str:
             own = names.get(name, name)
             column.append(tested[own] if own == name else f'{own} {tested[own]}')
     return table(('package', 'OpenMMLab', 'OneDL'), zip(*columns, strict=True))
+
+
+@functools.cache
+def road(regime: str) -> list:
+    """Count the steps from ResNet to ConvNeXt in a regime."""
+    from convnext_backbones.benchmark.roadmap import count_road
+
+    return count_road([regime])
+
+
+def road_table(regime: str) -> str:
+    """Tabulate the steps of a regime, counted, beside the paper's figures."""
+    from rich import box
+
+    from convnext_backbones.benchmark.roadmap import steps_table
+
+    return steps_table(road(regime), box.MARKDOWN)
+
+
+def road_notes() -> str:
+    """Say which cells of both tables differ from the paper's, and why."""
+    from convnext_backbones.benchmark.roadmap import notes
+
+    return '\n\n'.join(notes(road('T') + road('B')))
+
+
+def road_kinds() -> str:
+    """Tabulate the multiply-adds of regime T by kind of layer."""
+    from rich import box
+
+    from convnext_backbones.benchmark.roadmap import kinds_table
+
+    return kinds_table(road('T'), box.MARKDOWN)
+
+
+def road_blocks() -> str:
+    """Picture the blocks of regime T."""
+    from convnext_backbones.benchmark.roadmap_blocks import block_pictures
+
+    return f'```text\n{block_pictures("T")}\n```'
 
 
 # --- commands -------------------------------------------------------------------------------
@@ -255,8 +319,14 @@ PARTS: dict[str, Callable[[], str]] = {
     'recipes': recipes,
     'head-recipes': head_recipes,
     'variants': variants,
+    'classifier-layers': classifier_layers,
     'weights': weights,
     'versions': versions,
+    'roadmap-t': lambda: road_table('T'),
+    'roadmap-b': lambda: road_table('B'),
+    'roadmap-notes': road_notes,
+    'roadmap-kinds': road_kinds,
+    'roadmap-blocks': road_blocks,
     'tools': lambda: '\n\n'.join(tool_sections()),
     'launchers': lambda: '\n\n'.join(launcher_sections()),
     'doctor': doctor_section,

@@ -7,6 +7,7 @@
     python tools/benchmark.py model configs/mask_rcnn_convnext_t.py --from-file
     python tools/benchmark.py sweep --over pixels --contenders timm 'ours optimized'
     python tools/benchmark.py operators                           # mmcv's, by provider
+    python tools/benchmark.py roadmap --shape 224 224             # the steps from ResNet
     python tools/benchmark.py gemm                                # what the machine can do
 
 Peers that are not installed are named and skipped. Columns: ``ratio`` is a contender's time over
@@ -22,7 +23,10 @@ of this size and the transforms of the test data belong to it.
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from functools import partial
+
+from rich import box
 
 from convnext_backbones.benchmark.case import Case
 from convnext_backbones.benchmark.command import race_flags, report_files, run_command
@@ -30,10 +34,13 @@ from convnext_backbones.benchmark.operators import providers_text, race_provider
 from convnext_backbones.benchmark.report import (
     draw_bars,
     draw_sweep,
+    header_text,
     publish_reports,
     report_text,
     sweep_text,
 )
+from convnext_backbones.benchmark.roadmap_figure import draw_times, save_figure
+from convnext_backbones.benchmark.roadmap_speed import make_road_case, race_steps, road_text
 from convnext_backbones.benchmark.sweep import (
     DTYPES,
     SWEEPS,
@@ -43,7 +50,8 @@ from convnext_backbones.benchmark.sweep import (
     sweep,
 )
 from convnext_backbones.benchmark.whole_models import read_config
-from convnext_backbones.io.files import write_atomically
+from convnext_backbones.io.files import write_atomically, write_json
+from convnext_backbones.models.roadmap_steps import REGIMES
 from convnext_backbones.models.variants import VARIANTS, resolve_variant
 from convnext_backbones.weights.names import variant_name
 
@@ -77,6 +85,26 @@ def run_operators(args: argparse.Namespace, header: dict[str, str], options: Rac
     print(providers_text(results))
     if args.markdown:
         write_atomically(args.markdown, f'{providers_text(results, markdown=True)}\n'.encode())
+
+
+def run_roadmap(args: argparse.Namespace, header: dict[str, str], options: RaceOptions) -> None:
+    """Run the command ``roadmap``."""
+    sizes = dict(batch=args.batch, training=args.training, threads=args.threads)
+    case = make_road_case(
+        args.regime, args.steps, args.shape, width_factor=args.width_factor, **sizes
+    )
+    rows = race_steps(case, options)
+    print(f'\n{road_text(case, rows, box.SIMPLE_HEAD)}')
+    for path in filter(None, (args.json, args.markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if args.json:
+        write_json(args.json, dict(machine=header, case=asdict(case), rows=rows))
+    if args.markdown:
+        text = f'{header_text(header)}\n\n{road_text(case, rows, box.MARKDOWN)}\n'
+        write_atomically(args.markdown, text)
+    measured = [row for row in rows if not row['failure']]
+    if args.png and measured:
+        save_figure(draw_times(case.title, measured), args.png)
 
 
 def make_case(args: argparse.Namespace) -> Case:
@@ -132,6 +160,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.set_defaults(run=run_sweep)
     command = commands.add_parser('operators', parents=[common], help="mmcv's, by provider")
     command.set_defaults(run=run_operators)
+    command = commands.add_parser('roadmap', parents=[common], help='the steps from ResNet')
+    command.add_argument('--regime', choices=REGIMES, default='T')
+    command.add_argument('--steps', nargs='+', metavar='STEP', help='default: all')
+    command.add_argument(
+        '--shape', nargs=2, type=int, metavar=('H', 'W'), default=(224, 224), help='of the images'
+    )
+    command.add_argument('--batch', type=int, default=1)
+    command.add_argument('--training', action='store_true', help='time a training step')
+    command.add_argument('--width-factor', type=float, default=1.0, help='multiplies all widths')
+    command.set_defaults(run=run_roadmap)
     command = commands.add_parser('gemm', parents=parents, help='the ceiling of the machine')
     command.set_defaults(run=run_gemm)
     return parser.parse_args(argv)

@@ -123,10 +123,21 @@ def build_found(model: str, configs: Path) -> nn.Module:
     return build_on_meta(load_config(configs / f'{model}.py' if model in EXPERIMENTS else model))
 
 
-def build_classifier(arch: str | Mapping, use_grn: bool = False) -> ConvNeXtClassifier:
-    """Build the ImageNet classifier of a variant, of V1 or V2, on the meta device."""
+def build_classifier(
+    arch: str | Mapping | None, use_grn: bool = False, **options: Any
+) -> ConvNeXtClassifier:
+    """Build a classifier of V1 or V2, by default for ImageNet, on the meta device.
+
+    Args:
+        arch: As in :class:`~convnext_backbones.ConvNeXtClassifier`, and so are the others.
+        use_grn: Whether it is a ConvNeXt V2.
+        options: Other options of the classifier.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
     with torch.device('meta'):
-        return ConvNeXtClassifier(arch, use_grn=use_grn).eval()
+        return ConvNeXtClassifier(arch, use_grn=use_grn, **options).eval()
 
 
 def replace_backbone(cfg: Config, backbone: Mapping[str, Any]) -> Config:
@@ -152,6 +163,29 @@ def replace_backbone(cfg: Config, backbone: Mapping[str, Any]) -> Config:
     return cfg
 
 
+def image_size(name: str, input_shape: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return the height and width of the image for which a model is counted.
+
+    Args:
+        name: As in :func:`measure`.
+        input_shape: What was asked for; None for the size in the tables.
+
+    Raises:
+        ValueError: The tables do not state a size, or it is no size.
+    """
+    if input_shape is None:
+        sized = PAPER_MODELS.get(name) or RECIPES.get(name) or HEAD_RECIPES.get(name)
+        if sized is None:
+            raise ValueError(
+                f'expected --shape H W for {name}, because the paper does not state its size; the '
+                "paper's sizes are 800 1280 for detectors and 512 2048 for segmentors"
+            )
+        input_shape = sized.input_shape
+    if min(input_shape) < 1:
+        raise ValueError(f'expected --shape H W of at least one pixel, got {input_shape}')
+    return input_shape
+
+
 def measure(name: str, model: nn.Module, input_shape: tuple[int, int] | None = None) -> Cost:
     """Measure the cost of a model, beside the paper's figures if it is one of its models.
 
@@ -165,16 +199,7 @@ def measure(name: str, model: nn.Module, input_shape: tuple[int, int] | None = N
         ValueError: The paper does not state the size, or the model cannot be counted.
     """
     published = PAPER_MODELS.get(name)
-    if input_shape is None:
-        sized = published or RECIPES.get(name) or HEAD_RECIPES.get(name)
-        if sized is None:
-            raise ValueError(
-                f'expected --shape H W for {name}, because the paper does not state its size; the '
-                "paper's sizes are 800 1280 for detectors and 512 2048 for segmentors"
-            )
-        input_shape = sized.input_shape
-    if min(input_shape) < 1:
-        raise ValueError(f'expected --shape H W of at least one pixel, got {input_shape}')
+    input_shape = image_size(name, input_shape)
     parts = count_parts(model, input_shape)
     if published is None or tuple(input_shape) != published.input_shape:
         paper_params = published.paper_params if published else None

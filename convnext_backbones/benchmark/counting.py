@@ -161,7 +161,8 @@ def _stages(backbone: nn.Module) -> dict[str, list[str]]:
     if isinstance(backbone, ConvNeXt):
         stages['output norms'] = [f'norm{i}' for i in backbone.out_indices]
     else:
-        stages['norm + head'] = ['norm', 'head']
+        head = [path for path in ('pre_logits', 'head') if getattr(backbone, path) is not None]
+        stages['norm + head' if head else 'norm'] = ['norm', *head]
     return stages
 
 

@@ -15,6 +15,7 @@ from .classes import set_classes
 from .errors import config_errors
 from .labels import set_labels
 from .plain import check_data_formats, is_plain, read_plain_config
+from .roadmap import set_road
 from .walk import entry_at
 
 # Sections that the tools read before mmengine checks them: dicts, and lists of dicts with a type.
@@ -67,6 +68,7 @@ def load_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
     set_classes(cfg)
     set_labels(cfg)
     set_channels(cfg)
+    set_road(cfg)
     check_data_formats(cfg)
     return cfg
 

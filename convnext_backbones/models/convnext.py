@@ -224,14 +224,14 @@ def _check_memory_efficient(value: bool, with_cp: bool) -> None:
 class ConvNeXtClassifier(Trunk):
     """ConvNeXt for image classification: the network whose weights the backbone starts from.
 
-    Trunk -> global average pool -> LayerNorm -> linear. It checks pretrained weights and the
-    paper's parameter counts. Parameter names are the authors' (``norm``, ``head``). All arguments
-    but ``arch`` are keywords. The options of the head are those of timm's models.
+    Trunk -> global average pool -> LayerNorm -> linear. Images may have any size from the last
+    stride, 32 x 32, on. Parameter names are the authors' (``norm``, ``head``). All arguments but
+    ``arch`` are keywords. The options of the head are those of timm's models.
 
     Args:
         arch: A name or a dict with ``depths`` and ``dims``; see :class:`ConvNeXt`.
-        num_classes: Number of logits; at 0 there is no ``head``, and the output is the pooled and
-            normalized features, of shape (N, dims[-1]).
+        num_classes: Number of logits; at 0 or None there is no ``head``, and the output is the
+            pooled and normalized features, of shape (N, dims[-1]).
         in_chans: Channels of the input.
         depths: Blocks per stage, instead of ``arch``.
         dims: Channels per stage, instead of ``arch``.
@@ -258,7 +258,7 @@ class ConvNeXtClassifier(Trunk):
         self,
         arch: str | Mapping | None = None,
         *,
-        num_classes: int = 1000,
+        num_classes: int | None = 1000,
         in_chans: int = 3,
         depths: Sequence[int] | None = None,
         dims: Sequence[int] | None = None,
@@ -273,6 +273,7 @@ class ConvNeXtClassifier(Trunk):
         head_hidden_size: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        num_classes = 0 if num_classes is None else num_classes
         check_integer('num_classes', num_classes, minimum=0)
         check_flag('head_norm_first', head_norm_first)
         if head_hidden_size is not None:
@@ -301,7 +302,10 @@ class ConvNeXtClassifier(Trunk):
             init_module(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape (N, in_chans, H, W) to logits of shape (N, num_classes)."""
+        """Map ``x`` of shape (N, in_chans, H, W) to logits of shape (N, num_classes).
+
+        Without a ``head``, to features of shape (N, dims[-1]), or (N, head_hidden_size).
+        """
         self._check_input(x)
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..io.wording import first_names
+from ..models.convnext import ConvNeXtClassifier
 from .layouts import MMPRETRAIN_FINAL_NORM
-from .names import OUTPUT_NORM, Recognized, sizes, variant_name
+from .names import CLASSIFIER_PART, HEAD_PART, OUTPUT_NORM, Recognized, sizes, variant_name
 from .options import ConvNeXtModel, hidden_differences, visible_differences
 from .report import LoadReport
 from .rows import CLIP, IMAGENET, NORMALIZATIONS, PublishedWeights
@@ -75,10 +76,35 @@ def difference_in_size(network: Mapping[str, Tensor], convnext: ConvNeXtModel) -
     )
 
 
+def new_head(case: Comparison) -> list[str]:
+    """Return the tensors of a classifier that keep their values for a new set of classes.
+
+    They are those of the head if the file has another number of classes, and head and final norm,
+    as far as they are missing, if it has no head.
+    """
+    model, report = case.convnext, case.report
+    if not isinstance(model, ConvNeXtClassifier) or model.head is None or report.unexpected:
+        return []
+    if not any(map(HEAD_PART.match, case.network)):
+        return [name for name in report.missing if CLASSIFIER_PART.match(name)]
+    names = ['head.weight', 'head.bias']
+    differ_in_classes = all(
+        name in report.mismatched
+        and case.sources[name].is_floating_point()
+        and case.sources[name].dim()
+        and len(case.sources[name]) != len(case.target[name])
+        and case.sources[name].shape[1:] == case.target[name].shape[1:]
+        for name in names
+    )
+    return names if differ_in_classes else []
+
+
 def find_surprises(case: Comparison) -> list[str]:
     """Return phrases about what does not fit, and about likely causes."""
     report, found = case.report, case.found
-    missing = report.missing
+    kept = new_head(case)
+    missing = [name for name in report.missing if name not in kept]
+    mismatched = [name for name in report.mismatched if name not in kept]
     if not case.inside and not any(map(OUTPUT_NORM.match, found.names)):
         missing = [name for name in missing if not OUTPUT_NORM.match(name)]
     surprises = [
@@ -86,22 +112,22 @@ def find_surprises(case: Comparison) -> list[str]:
         for names, what in (
             (missing, 'missing'),
             (report.unexpected, 'unexpected'),
-            (report.mismatched, 'of another shape or type'),
+            (mismatched, 'of another shape or type'),
             (report.not_finite, 'with NaN or infinity'),
         )
         if names
     ]
     causes = hidden_differences(found, case.network, case.convnext)
-    if missing or report.unexpected or report.mismatched:
-        causes += visible_differences(case.network, case.convnext)
+    if missing or report.unexpected or mismatched:
+        causes += visible_differences(case.network, case.convnext, other_classes=bool(kept))
     if surprises and not causes and case.published and case.published.obstacle:
         causes = [case.published.obstacle]
     surprises += causes
     if case.inside and not found.others:
         surprises.append('the file holds a backbone only, load it into model.backbone')
     surprises += foreign_networks(report.unexpected)
-    if report.mismatched:
-        name = report.mismatched[0]
+    if mismatched:
+        name = mismatched[0]
         theirs, ours = describe(case.sources[name]), describe(case.target[name])
         surprises.append(f'{name} is {theirs} in the file and {ours} in the model')
     difference = difference_in_size(case.network, case.convnext)
@@ -113,7 +139,7 @@ def find_surprises(case: Comparison) -> list[str]:
 def write_notes(case: Comparison) -> list[str]:
     """Return sentences about things that were detected or changed during loading."""
     report = case.report
-    notes = []
+    notes = _note_on_new_head(case)
     if case.found.renamed_norm:
         notes.append(
             f'{MMPRETRAIN_FINAL_NORM} of this file is the norm of a classifier after pooling, '
@@ -133,6 +159,19 @@ def write_notes(case: Comparison) -> list[str]:
             f'{case.sources[name].dtype} to {case.target[name].dtype}'
         )
     return notes + _note_on_pixels(case)
+
+
+def _note_on_new_head(case: Comparison) -> list[str]:
+    """Return a note if the head of a classifier keeps its initial values."""
+    names = new_head(case)
+    if not names:
+        return []
+    if not case.report.mismatched:
+        return [f'the file has no head: {first_names(names)} keep the values that they had']
+    theirs, ours = (len(tensors['head.bias']) for tensors in (case.sources, case.target))
+    return [
+        f'the file has {theirs} classes and the model {ours}: head keeps the values that it had'
+    ]
 
 
 def _note_on_pixels(case: Comparison) -> list[str]:

@@ -79,6 +79,18 @@ def write_keras(
             _write_by_order(file, layers, tensors)
 
 
+def layers_in_keras(tensors: Mapping[str, Tensor]) -> list[Layer]:
+    """Return the layers with variables that Keras has for a network, under Keras' own names.
+
+    Args:
+        tensors: By the authors' names, of the network.
+
+    Raises:
+        ValueError: Keras builds no such network.
+    """
+    return _layers_for(_with_one_norm(tensors), None)
+
+
 def _with_one_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with ``norm3`` as the final norm, and a layer scale in every block.
 

@@ -18,6 +18,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from ..models.convnext import ConvNeXt, ConvNeXtClassifier
+from ..models.roadmap import RoadmapClassifier, RoadmapNet, as_convnext
 from .matching import match_weights, unwrap
 from .published import find_published
 from .reading import read_contents
@@ -37,8 +38,9 @@ def load_weights(
 
     Two kinds of files load without a warning: those that fill the model, and, for a backbone,
     those without output norms, such as a classifier's. ``norm0`` to ``norm3`` then keep their
-    initial values, as in the authors' code. Any other file is an error that leaves the model
-    untouched, unless ``strict=False``.
+    initial values, as in the authors' code. The head of a classifier keeps its own, with a warning,
+    if the file has another number of classes or no head. Any other file is an error that leaves
+    the model untouched, unless ``strict=False``.
 
     Where the final norm of the file was trained on every position of the last map, as in DINOv3, it
     fills the norm of the last output. A stem for more than three input channels gets the weights of
@@ -46,9 +48,8 @@ def load_weights(
     :func:`~convnext_backbones.weights.matching.adapt_stem`. The report has a note on each.
 
     Args:
-        model: A :class:`ConvNeXt`, a :class:`ConvNeXtClassifier`, or a detector or segmentor of
-            mmdet or mmseg whose ``backbone`` is a ConvNeXt; or a wrapper for distributed training
-            around one of them.
+        model: A :class:`ConvNeXt`, a :class:`ConvNeXtClassifier`, or a detector or segmentor whose
+            ``backbone`` is a ConvNeXt; or a wrapper for distributed training around one of them.
         source: A name of :data:`PUBLISHED`, a file, a folder or repository of the hub, or a URL.
         strict: Whether tensors that do not fit are an error; otherwise they are logged as a
             warning. A file of which nothing fits is always an error.
@@ -108,9 +109,15 @@ class PretrainedConvNeXt:
         self.options: dict[str, Any] = dict(strict=strict, ema=ema, prefix=prefix)
 
     def __call__(self, module: nn.Module) -> None:
-        """Fill ``module``, a ConvNeXt or a ConvNeXtClassifier; called by mmengine."""
+        """Fill ``module``, a ConvNeXt or a ConvNeXtClassifier; called by mmengine.
+
+        The last step of the road from ResNet to ConvNeXt is one of them.
+        """
         name = type(self).__name__
-        if not isinstance(module, (ConvNeXt, ConvNeXtClassifier)):
+        network = module
+        if isinstance(module, (RoadmapNet, RoadmapClassifier)):
+            network = as_convnext(module)
+        if not isinstance(network, (ConvNeXt, ConvNeXtClassifier)):
             raise ValueError(
                 f'expected {name} in the init_cfg of a ConvNeXt, got it in that of '
                 f'{type(module).__name__}, which initializes its parts afterwards; use load_from '
@@ -124,7 +131,7 @@ class PretrainedConvNeXt:
                 f'expected {name} at the end of init_cfg, got '
                 f'{module.init_cfg[-1]["type"]!r} there, which would overwrite the weights'
             )
-        report = load_weights(module, self.checkpoint, **self.options)
+        report = load_weights(network, self.checkpoint, **self.options)
         if not (report.surprises or report.notes):  # with them, it is logged as a warning already
             print_log(str(report), logger='current', level=logging.INFO)
         if hasattr(module, '_params_init_info'):

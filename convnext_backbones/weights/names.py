@@ -26,6 +26,7 @@ from .templates import translate
 
 # Parameters of a classifier that a backbone does not have: the final norm, the head.
 CLASSIFIER_PART = re.compile(r'(norm|pre_logits|head)\.')
+HEAD_PART = re.compile(r'(pre_logits|head)\.')
 OUTPUT_NORM = re.compile(r'norm\d+\.')
 GRN = re.compile(r'stages\.\d+\.\d+\.grn\.(gamma|beta)')
 # The heads of mmseg's segmentors, and a name that only UperNet's has.

@@ -69,12 +69,15 @@ def hidden_differences(
     return phrases
 
 
-def visible_differences(network: Mapping[str, Tensor], model: ConvNeXtModel) -> list[str]:
+def visible_differences(
+    network: Mapping[str, Tensor], model: ConvNeXtModel, other_classes: bool = False
+) -> list[str]:
     """Return phrases that name the options of a model that do not fit a file.
 
     Args:
         network: The tensors of the file under the authors' names.
         model: The model.
+        other_classes: Whether the model is a classifier for other classes, with a head of its own.
     """
     biases = {name.rpartition('.')[0] for name in network if name.endswith('.bias')}
     if 'stages.0.0.norm.weight' in network and 'stages.0.0.norm' not in biases:
@@ -86,7 +89,7 @@ def visible_differences(network: Mapping[str, Tensor], model: ConvNeXtModel) -> 
         *_kernel_difference(network),
         *_stem_differences(network, model),
         *_block_differences(network, model),
-        *_head_differences(network, model),
+        *([] if other_classes else _head_differences(network, model)),
     ]
 
 

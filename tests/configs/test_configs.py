@@ -24,9 +24,12 @@ from convnext_backbones.recipes import RECIPES, config_of
 from convnext_backbones.weights.published import find_published
 
 ROOT = Path(__file__).resolve().parents[2]
-# Those below configs/heads are tested in test_head_configs.py.
+# Those below configs/heads are tested in test_head_configs.py, those below configs/roadmap in
+# test_roadmap_configs.py.
 CONFIGS = sorted(
-    path for path in (ROOT / 'configs').rglob('*.py') if not {'_base_', 'heads'} & {*path.parts}
+    path
+    for path in (ROOT / 'configs').rglob('*.py')
+    if not {'_base_', 'heads', 'roadmap'} & {*path.parts}
 )
 PUBLISHED_CONFIGS = [path for path in CONFIGS if path.parent.name == 'configs']
 OUR_CONFIGS = [path for path in CONFIGS if path.parent.name in ('convnextv2', 'dinov3')]

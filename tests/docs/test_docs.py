@@ -25,6 +25,7 @@ from convnext_backbones import PUBLISHED, VARIANTS, ConvNeXt, ConvNeXtClassifier
 from convnext_backbones.config.loading import load_config
 from convnext_backbones.experiments import EXPERIMENTS
 from convnext_backbones.io import tested_versions
+from convnext_backbones.weights.keras_writing import write_keras
 from dev import docs_pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +122,10 @@ def test_code_runs(page, text, tmp_path, monkeypatch, capsys):
         torch.save(ConvNeXtClassifier('tiny').state_dict(), 'convnext_tiny_1k_224.pth')
         monkeypatch.setenv('CONVNEXT_BACKBONES_WEIGHTS', str(tmp_path))
         names['model'] = ConvNeXt('tiny')
+    if 'mine.weights.h5' in text:
+        write_keras('mine.weights.h5', ConvNeXtClassifier('tiny', num_classes=10).state_dict())
+    if 'in loader' in text:
+        names['loader'] = [(torch.zeros(2, 3, 64, 64), torch.tensor([0, 9]))]
     if 'optimize_for_inference' in text:
         names['model'] = ConvNeXt('atto')
     if 'mmdet.apis' in text:
@@ -129,7 +134,9 @@ def test_code_runs(page, text, tmp_path, monkeypatch, capsys):
             monkeypatch.setattr(apis, name, mock.create_autospec(getattr(apis, name)))
     exec(compile(text, page.name, 'exec'), names)
     printed = capsys.readouterr().out
-    if 'load_weights' in text:  # as the page says
+    for shape in re.findall(r'print\(.*\.shape.*# .*?(\(\d.*?\))', text):  # as the page says
+        assert f'torch.Size([{shape[1:-1]}])' in printed
+    if 'print(load_weights' in text:
         counts = '(official layout): 178 loaded, 8 missing, 4 dropped'
         assert counts in printed and counts in page.read_text()
 
@@ -347,6 +354,19 @@ def test_variants_are_those_of_the_table():
     for name, variant in VARIANTS.items():
         sizes = (', '.join(map(str, values)) for values in (variant.depths, variant.dims))
         assert f'| `{name}` | {" | ".join(sizes)} |' in filled(DOCS / 'models.md')
+
+
+def test_the_layers_of_the_classifier_are_those_of_keras():
+    page = filled(DOCS / 'classifier.md')
+    for row in (
+        '| `downsample_layers.0.0` | `convnext_tiny_stem_conv` | 1 x 96 x 56 x 56 | 4,704 |',
+        '| `norm` | `convnext_tiny_head_layernorm` | 1 x 768 | 1,536 |',
+        '| `head` | `convnext_tiny_head_dense` | 1 x 1000 | 769,000 |',
+        'Parameters: 28,589,128. Trainable: 28,589,128. Not trainable: 0.',
+    ):
+        assert row in page.splitlines()
+    note = 'the file has 1000 classes and the model 10: head keeps the values that it had'
+    assert f'    {note}\n' in page  # tests/weights/test_matching.py has the same sentence
 
 
 def test_every_published_name_is_listed():

@@ -17,6 +17,8 @@ import torch
 from support.peer_models import TOLERANCE, randomize
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier
+from convnext_backbones.benchmark.complexity import build_classifier
+from convnext_backbones.benchmark.layers import list_layers
 from convnext_backbones.weights.keras_files import read_keras
 from convnext_backbones.weights.keras_writing import write_keras
 
@@ -191,6 +193,40 @@ def test_both_write_the_same_layout(tmp_path):
     for name, (values, layer) in theirs.items():
         assert layer == ours[name][1]
         assert values.dtype == ours[name][0].dtype and np.array_equal(values, ours[name][0])
+
+
+# --- the table of layers ------------------------------------------------------------------------
+
+
+def layers_of(model: keras.Model) -> list[tuple[str, tuple[int, ...], int]]:
+    """Name, output shape without the batch, and parameters of the rows of the expanded summary."""
+    rows = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Sequential):
+            rows += layers_of(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            rows.append((layer.name, tuple(layer.output.shape[1:]), layer.count_params()))
+    return rows
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_table_of_layers_is_their_summary(size):
+    theirs = BUILDERS[size](weights=None, input_shape=SHAPE)
+    table = list_layers(size, build_classifier(size), SHAPE[:2])
+    assert table.params == theirs.count_params()
+    assert table.trainable == sum(np.prod(v.shape) for v in theirs.trainable_variables)
+    channels_first = ('PatchConv2d', 'LayerNorm2d', 'DepthwiseConv2d', 'DropPath')
+    ours = [
+        (
+            layer.keras,
+            (*layer.shape[2:], layer.shape[1]) if layer.kind in channels_first else layer.shape[1:],
+            layer.params,
+        )
+        for layer in table.layers
+        if layer.keras
+    ]
+    without_our_module = ('prestem_normalization', 'head_gap')
+    assert ours == [row for row in layers_of(theirs) if not row[0].endswith(without_our_module)]
 
 
 # --- what is not Keras' own ---------------------------------------------------------------------

@@ -7,7 +7,13 @@ from convnext_backbones.training.records import set_records
 from convnext_backbones.training.resume import set_resumable
 
 TYPES = dict(
-    MODELS=['AnyChannelsDetDataPreprocessor', 'ConvNeXt', 'ConvNeXtClassifier'],
+    MODELS=[
+        'AnyChannelsDetDataPreprocessor',
+        'ConvNeXt',
+        'ConvNeXtClassifier',
+        'RoadmapClassifier',
+        'RoadmapNet',
+    ],
     WEIGHT_INITIALIZERS=['PretrainedConvNeXt'],
     OPTIM_WRAPPER_CONSTRUCTORS=['ConvNeXtLayerDecayConstructor'],
     HOOKS=[

@@ -186,9 +186,49 @@ def test_another_size_is_named(miniature, save):
         load_weights(narrow, path)
 
 
-def test_another_number_of_classes(classifier, miniature, save):
-    with pytest.raises(ValueError, match='2 of another shape .*head.weight'):
+def test_another_number_of_classes_leaves_the_head(classifier, miniature, save, warnings):
+    model = ConvNeXtClassifier(miniature, num_classes=7)
+    head = {name: t.clone() for name, t in model.state_dict().items() if name.startswith('head')}
+    report = load_weights(model, save(classifier))
+    note = 'the file has 1000 classes and the model 7: head keeps the values that it had'
+    assert report.notes == [note] and note in warnings[0] and not report.surprises
+    assert report.mismatched == ['head.weight', 'head.bias']
+    assert holds(model, head) and torch.equal(model.norm.weight, classifier['norm.weight'])
+    assert holds(model, trunk(classifier))
+    load_weights(model, save(model.state_dict()))  # of as many classes: no word is said
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ('left_out', 'kept'),
+    [
+        (('head.',), 'head.weight, head.bias'),
+        (('head.', 'norm.'), 'norm.weight, norm.bias, head.weight and 1 more'),
+    ],
+)
+def test_a_file_without_a_head_leaves_the_head(left_out, kept, classifier, miniature, save):
+    model = ConvNeXtClassifier(miniature, num_classes=7)
+    file = {name: t for name, t in classifier.items() if not name.startswith(left_out)}
+    before = {name: t.clone() for name, t in model.state_dict().items() if name not in file}
+    report = load_weights(model, save(file))
+    assert report.notes == [f'the file has no head: {kept} keep the values that they had']
+    assert holds(model, before | file) and not report.surprises
+
+
+def test_another_head_is_no_excuse_for_a_gap_elsewhere(classifier, miniature, save):
+    del classifier['stages.2.1.pwconv1.weight']
+    message = r'1 missing \(stages.2.1.pwconv1.weight\); strict=False'
+    with pytest.raises(ValueError, match=message):
         load_weights(ConvNeXtClassifier(miniature, num_classes=7), save(classifier))
+    classifier['head.weight'] = torch.ones(9, 5)  # neither the classes nor the features fit
+    with pytest.raises(ValueError, match='1 missing.* 2 of another shape'):
+        load_weights(ConvNeXtClassifier(miniature, num_classes=7), save(classifier))
+
+
+def test_features_need_the_final_norm(classifier, miniature, save):
+    file = {name: t for name, t in classifier.items() if not name.startswith(('head.', 'norm.'))}
+    with pytest.raises(ValueError, match=r'2 missing \(norm.weight, norm.bias\)'):
+        load_weights(ConvNeXtClassifier(miniature, num_classes=0), save(file))
 
 
 def test_a_backbone_does_not_fill_a_classifier(miniature, save):

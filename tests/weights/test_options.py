@@ -53,8 +53,11 @@ def test_the_option_of_a_backbone_is_named(of_the_file, of_the_model, advice, la
     [
         (dict(head_hidden_size=12), {}, 'build with head_hidden_size=12'),
         ({}, dict(head_hidden_size=12), 'build with head_hidden_size=None'),
-        (dict(num_classes=7), {}, 'the file has 7 classes, build with num_classes=7, or with 0'),
-        (dict(num_classes=0), {}, 'the file has no classifier, build with num_classes=0'),
+        (
+            dict(num_classes=7, head_hidden_size=12),
+            {},
+            'the file has 7 classes, build with num_classes=7, or with 0',
+        ),
     ],
 )
 def test_the_option_of_a_classifier_is_named(
@@ -78,9 +81,10 @@ def test_the_place_of_the_final_norm(first, miniature, save):
     assert any('it fills norm3' in note for note in report.notes) == first
 
 
-def test_features_need_no_head(miniature, save):
+@pytest.mark.parametrize('num_classes', [0, None])
+def test_features_need_no_head(num_classes, miniature, save):
     path = save(file_of(miniature, head_hidden_size=12))
-    report = load_weights(ConvNeXtClassifier(miniature, num_classes=0), path)
+    report = load_weights(ConvNeXtClassifier(miniature, num_classes=num_classes), path)
     assert sorted(report.dropped) == [
         'head.bias',
         'head.weight',
