@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         exit_with('evaluate', error, args.traceback)
     print('  '.join(f'{name}: {value:.4f}' for name, value in metrics.items()))
     print(f'Metrics are in {write_metrics(cfg.work_dir, metrics)}')
-    if not args.no_report:
-        write_report(cfg, dataset, records, metrics)
+    write_report(cfg, dataset, None if args.no_report else records, metrics)
 
 
 if __name__ == '__main__':

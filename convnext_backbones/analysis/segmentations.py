@@ -165,7 +165,7 @@ class SegmentationCounter:
         depth = np.uint8 if other + 1 < 256 else np.uint16
         # Labels that are no class become one; unlabeled pixels another, for their boundaries.
         true = np.where(labeled, np.minimum(truth, other), other + 1).astype(depth)
-        found = np.minimum(predicted, other).astype(depth)
+        found = np.minimum(predicted.astype(np.int64), other).astype(depth)
         counts = count_pairs(true[labeled], found[labeled], other + 1)
         self.counts += counts
         self.boundaries += boundary_areas(true, found, labeled, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -299,7 +300,11 @@ def _measured(
     ):
         raise ValueError(_no_metrics(path, 'other values than numbers by name'))
     source = f'in {Path(path).name} of an evaluation, which the publisher gives for it'
-    return Measured(metrics, source, 'test')
+    finite = {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in metrics.items()
+    }
+    return Measured(finite, source, 'test')
 
 
 def _no_metrics(path: str | os.PathLike, found: str) -> str:

@@ -256,11 +256,12 @@ def _usage(facts: CardFacts) -> list[str]:
 
 
 def _limits(facts: CardFacts) -> str:
+    count = len(facts.data.classes)
+    classes = 'one class' if count == 1 else f'{count} classes'
     return (
-        f'The model is for images like those of its training, and knows its '
-        f'{len(facts.data.classes)} classes only. Nothing here says how well it does on other '
-        'images, or that it is fit for decisions about people or their safety: measure it on your '
-        'own first.'
+        f'The model is for images like those of its training, and knows its {classes} only. '
+        'Nothing here says how well it does on other images, or that it is fit for decisions about '
+        'people or their safety: measure it on your own first.'
     )
 
 

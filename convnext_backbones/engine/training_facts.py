@@ -19,13 +19,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..config.walk import entry_at, pipelines, transform_name, type_name
-from ..io.download import SCHEMES, is_url
+from ..io.download import is_url
 from ..io.hub import PREFIX, split_hub_name
 from ..reports.config_entries import read_config_text
 from ..reports.results_table import LAST_COLUMNS, PLACE, RESULTS, VAL_LOSS_PREFIX, read_rows
 from ..reports.training_runs import CONFIG, ENVIRONMENT
 from ..weights.published import PUBLISHED, published_name
 
+# Of weights that have names instead of places.
+NAMES = tuple(
+    f'{scheme}://' for scheme in ('torchvision', 'modelzoo', 'openmmlab', 'open-mmlab', 'mmcls')
+)
 SAVED = '%Y%m%d_%H%M%S'  # how mmengine writes the time at which a checkpoint was saved
 # Columns of a validation that are no metrics.
 NO_METRICS = {*PLACE, *LAST_COLUMNS}
@@ -140,8 +144,8 @@ def starting_weights(cfg: Mapping[str, Any]) -> StartingWeights:
 
 def _file_name(source: str) -> str:
     """Return the name of a file without folders and hosts, which are nobody's business."""
-    if is_url(source) and not source.lower().startswith(SCHEMES):
-        return source  # such as torchvision://resnet50, which is a name
+    if source.lower().startswith(NAMES):
+        return source  # such as torchvision://resnet50
     path = urlsplit(source).path if is_url(source) else source
     return re.split(r'[/\\]', path.rstrip('/\\'))[-1]
 

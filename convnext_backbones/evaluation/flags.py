@@ -103,21 +103,14 @@ def set_prediction_folder(cfg: Config, folder: str) -> None:
             metric.output_dir = folder
 
 
-def set_prediction_dump(cfg: Config, path: str) -> None:
-    """Keep the predictions in the file ``path``, for :func:`.predictions.evaluate_predictions`.
+def prepare_prediction_dump(cfg: Config, path: str) -> None:
+    """Make the folder of a file that keeps the predictions.
 
     Raises:
         ValueError: A metric of the config cannot be computed from such a file.
     """
     named_metrics(cfg, COCO_METRICS + IOU_METRICS, '--dump')
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    keep_predictions(cfg, path)
-
-
-def keep_predictions(cfg: Config, path: str | None = None) -> None:
-    """Add the metric that keeps the predictions, in memory and in the file ``path`` if given."""
-    # The first of the metrics encodes the masks for all.
-    cfg.test_evaluator = [dict(type='DumpPredictions', out_file=path), *evaluators(cfg)]
 
 
 def set_tta(cfg: Config) -> None:

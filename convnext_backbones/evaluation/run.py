@@ -14,16 +14,18 @@ from ..engine.build import load_trained
 from ..engine.runner import build_runner
 from ..inference.exported import exported_model, is_exported
 from ..inference.optimize import optimize_for_inference
+from ..reports.training_runs import CONFIG, ENVIRONMENT
 from .flags import (
     add_evaluation_flags,
-    keep_predictions,
+    prepare_prediction_dump,
     set_evaluation_flags,
-    set_prediction_dump,
     set_tta,
 )
 from .predictions import DumpPredictions
 from .report import why_no_report, write_report
 from .results import write_metrics
+
+EVALUATED = 'evaluated_'  # what mmengine's copy of a recorded config is called
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +59,7 @@ def set_test_flags(cfg: Config, args: argparse.Namespace) -> None:
         set_tta(cfg)
     set_evaluation_flags(cfg, args)
     if args.dump:
-        set_prediction_dump(cfg, args.dump)
-    elif not args.no_report and why_no_report(cfg) is None:
-        keep_predictions(cfg)
+        prepare_prediction_dump(cfg, args.dump)
 
 
 def set_drawing(cfg: Config, folder: str) -> None:
@@ -87,7 +87,7 @@ def evaluate(
         checkpoint: Name of published weights, a file or a URL; or a folder with an exported model.
         tta: Whether the config was switched to test-time augmentation.
         optimize: Evaluate the faster form for CPUs.
-        dump: The file of predictions, to be named in the log.
+        dump: A file to keep the predictions in, for :func:`.predictions.evaluate_predictions`.
         report: Whether to write a report, if there is one for the metrics of ``cfg``.
 
     Returns:
@@ -97,7 +97,14 @@ def evaluate(
         FileNotFoundError: There is no such checkpoint, or the data are missing.
         ValueError: The config or the checkpoint cannot be used.
     """
+    keep_records(cfg)
     runner = build_runner(cfg)
+    keeper = DumpPredictions(dump)
+    if dump or (report and why_no_report(cfg) is None):
+        # Not by the config, which is saved, and would keep predictions wherever it is used again.
+        evaluator = runner.test_loop.evaluator
+        keeper.dataset_meta = evaluator.dataset_meta
+        evaluator.metrics.insert(0, keeper)  # the first encodes the masks for all
     # mmdet's augmented detectors have no mask head, but the checkpoint has weights for it.
     without_masks = tta and cfg.default_scope == 'mmdet'
     if is_exported(checkpoint):
@@ -121,8 +128,18 @@ def evaluate(
         runner.logger.info(f'Predictions are in {dump}')
     path = write_metrics(cfg.work_dir, metrics)
     runner.logger.info(f'Metrics are in {path}')
-    if report:
-        kept = [m for m in runner.test_evaluator.metrics if isinstance(m, DumpPredictions)]
-        records = kept[0].records if kept else []
-        write_report(cfg, runner.test_dataloader.dataset, records, metrics)
+    dataset = runner.test_dataloader.dataset
+    write_report(cfg, dataset, keeper.records if report else None, metrics)
     return path
+
+
+def keep_records(cfg: Config) -> None:
+    """Keep mmengine from writing the config over the one that a training recorded.
+
+    mmengine writes the config of every run into the work dir, under the name that it has. Of a
+    training, :data:`CONFIG` says how it ran.
+    """
+    folder = Path(cfg.work_dir)
+    if Path(cfg.filename or '').name == CONFIG and (folder / ENVIRONMENT).is_file():
+        # A Config takes new attributes for entries.
+        object.__setattr__(cfg, '_filename', f'{EVALUATED}{CONFIG}')

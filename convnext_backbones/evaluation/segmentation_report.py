@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ def write_segmentation_report(
     options = iou_options(cfg)
     load = truth_loader(cfg, dataset)
     counter = SegmentationCounter(dataset.metainfo['classes'], **options)
+    check_order(dataset, records)
     for i, record in enumerate(records):
         counter.add(record['name'], *read_label_maps(dataset.get_data_info(i), record, load))
     analysis = counter.analysis()
@@ -67,6 +69,20 @@ def write_segmentation_report(
     shown = {name: value for name, value in metrics.items() if name not in TIMES}
     origin = dict(config=cfg.filename, command=shlex.join(sys.argv))
     write_segmentation_page(path, analysis, cards, legend, shown, origin)
+
+
+def check_order(dataset: BaseDataset, records: Sequence[dict]) -> None:
+    """Check that predictions are of the images of the data, one by one.
+
+    Raises:
+        ValueError: They are of others, or in another order, as a sampler may choose.
+    """
+    names = [os.path.basename(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+    if [record['name'] for record in records] != names:
+        raise ValueError(
+            f'expected predictions of the {len(names)} images of the test data in their order, got '
+            f'{len(records)} others or in another order; leave test_dataloader.sampler as it is'
+        )
 
 
 def iou_options(cfg: Config) -> dict[str, Any]:

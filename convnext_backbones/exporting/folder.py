@@ -81,6 +81,12 @@ def export(model: nn.Module, out: Path, wanted: Wanted) -> parity.Parity:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f'expected a new or an empty folder, got {str(out)!r}')
     graph = make_graph(model, wanted.part)
+    if isinstance(graph, DetectorGraph) and wanted.precision == 'fp16':
+        raise ValueError(
+            'expected fp32 or int8 for a whole detector, got fp16, in which boxes are rounded to '
+            'pixels, and boxes of different classes, which NMS moves apart, to infinity; its '
+            'backbone alone can be: --part backbone'
+        )
     channels = channels_of(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
@@ -114,7 +120,7 @@ def _write_compared(
         graph.keep_raw(torch.from_numpy(parity.random_images(channels, 64)[0]))
     record = write_model(model, graph, wanted, draft)
     images = list(wanted.images[:3]) or parity.random_images(channels, record['smallest'])
-    found = _compare(graph, ExportedModel(draft), images)
+    found = _compare(graph, ExportedModel(draft), images, wanted.precision == 'fp32')
     if wanted.precision == 'fp32':
         parity.check(found)
     if isinstance(graph, DetectorGraph) and compares_raw:
@@ -156,9 +162,12 @@ def _shrink(folder: Path, wanted: Wanted) -> None:
         quantize.quantize(path, wanted.images)
 
 
-def _compare(graph: Graph, exported: ExportedModel, images: Sequence[np.ndarray]) -> parity.Parity:
-    detects = isinstance(graph, DetectorGraph)
-    return (parity.measure_detector if detects else parity.measure)(graph, exported, images)
+def _compare(
+    graph: Graph, exported: ExportedModel, images: Sequence[np.ndarray], exact: bool
+) -> parity.Parity:
+    if isinstance(graph, DetectorGraph):
+        return parity.measure_detector(graph, exported, images, exact)
+    return parity.measure(graph, exported, images)
 
 
 def describe(model: nn.Module, graph: Graph, wanted: Wanted) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch import nn
 # Images, height and width: none is the traced one, and none fits the strides.
 SIZES = ((1, 64, 64), (2, 101, 135), (1, 160, 96))
 TOLERANCE = 1e-4  # of the largest value
-# Detections are the same if their boxes overlap by at least this much, in IoU.
-SAME_BOX = 0.99
+# Detections are the same if their boxes overlap by at least this much, in IoU; those of int8 if
+# they would be taken for the same object.
+SAME_BOX, SAME_OBJECT = 0.99, 0.5
 # Where scores differ by less, either of two detections may be the last that is kept.
 SAME_SCORE = 1e-3
 
@@ -66,15 +67,19 @@ def measure(graph: nn.Module, exported: Run, images: Sequence[np.ndarray]) -> Pa
     return Parity(difference, wrong / total if total else None)
 
 
-def measure_detector(graph: nn.Module, exported: Run, images: Sequence[np.ndarray]) -> Parity:
+def measure_detector(
+    graph: nn.Module, exported: Run, images: Sequence[np.ndarray], exact: bool = True
+) -> Parity:
     """Compare raw values, if the graph returns any, and detections.
 
     Args:
         graph: The original, of a detector.
         exported: The exported model.
         images: Each of shape (N, C, H, W), as they were read.
+        exact: Whether boxes must be equal but for rounding, instead of overlapping by half.
     """
     difference, alone, total = None, 0, 0
+    overlap = SAME_BOX if exact else SAME_OBJECT
     for expected, found in _results(graph, exported, images):
         for name, target in expected.items():
             if name.startswith('raw'):
@@ -82,7 +87,7 @@ def measure_detector(graph: nn.Module, exported: Run, images: Sequence[np.ndarra
         names = ('boxes', 'scores', 'labels')
         ours, theirs = ([each[name] for name in names] for each in (expected, found))
         for one, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
-            alone += _alone(one, other) + _alone(other, one)
+            alone += _alone(one, other, overlap) + _alone(other, one, overlap)
             total += int((one[2] >= 0).sum() + (other[2] >= 0).sum())
     return Parity(difference, None, alone / total if total else 0.0)
 
@@ -103,18 +108,19 @@ def _results(
         yield dict(zip(found, (value.numpy() for value in expected), strict=True)), found
 
 
-def _alone(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> int:
+def _alone(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...], overlap: float) -> int:
     """Return how many detections of an image the other result lacks.
 
     Args:
         one: Boxes (K, 4), scores (K,) and labels (K,), with -1 for fill.
         other: The same.
+        overlap: The least IoU of the same detections.
     """
     boxes, scores, labels = (values[one[2] >= 0] for values in one)
     if not len(boxes):
         return 0
     other_boxes, _, other_labels = (values[other[2] >= 0] for values in other)
-    same = (labels[:, None] == other_labels) & (_overlaps(boxes, other_boxes) >= SAME_BOX)
+    same = (labels[:, None] == other_labels) & (_overlaps(boxes, other_boxes) >= overlap)
     lacking = ~same.any(1) & (scores > scores.min() + SAME_SCORE)
     return int(lacking.sum())
 

@@ -21,8 +21,15 @@ def convert_to_fp16(path: Path) -> None:
     """Convert a model in place; inputs and outputs stay in fp32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
+    model = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    # Its casts of the inputs come last, and its notes on types are those of before.
+    del model.graph.value_info[:]
+    with silenced(logging.WARNING):
+        OnnxModel(model).topological_sort()
+    onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
 
 
 def quantize(path: Path, images: Sequence[np.ndarray]) -> int:

@@ -183,7 +183,10 @@ def _outline(
     color: tuple[int, ...],
     dashed: bool,
 ) -> None:
-    x1, y1, x2, y2 = corners
+    # A little outside of the picture is as good as far away.
+    limit = max(draw.im.size) + 2 * DASH
+    numbers = np.nan_to_num(corners, nan=0, posinf=limit, neginf=-limit)
+    x1, y1, x2, y2 = numbers.clip(-limit, limit).tolist()
     if not dashed:
         draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=LINE)
         return

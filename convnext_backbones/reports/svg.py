@@ -14,6 +14,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
 
 BLACK, WHITE = '#000000', '#ffffff'
+# Control characters, and halves of pairs.
+NOT_IN_XML = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 REFERENCE = re.compile(r'url\(#(.+)\)')
 # What the page sets for all charts, or what no browser needs.
 DROPPED_STYLES = ('font-family',)
@@ -32,6 +34,8 @@ def inline_svg(figure: Figure, description: str) -> Markup:
         description: What the chart shows, for those who do not see it.
     """
     _read_no_formulas(figure)
+    for text in figure.findobj(Text):
+        text.set_text(NOT_IN_XML.sub('\N{REPLACEMENT CHARACTER}', text.get_text()))
     drawn = io.StringIO()
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': description}):
         figure.savefig(drawn, format='svg', transparent=True, metadata=dict(Date=None))

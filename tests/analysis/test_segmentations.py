@@ -107,6 +107,9 @@ def test_more_classes_than_fit_into_a_byte():
     truth = np.arange(600, dtype=np.int64).reshape(20, 30) // 2
     counter = SegmentationCounter(names, ignore_index=65535)
     counter.add('many', truth, truth)
+    few = SegmentationCounter(names, ignore_index=65535)
+    few.add('few', truth, np.zeros_like(truth, np.uint8))  # as a PNG image has them
+    assert few.analysis().confusion[299, 0] == 2
     analysis = counter.analysis()
     assert analysis.mean_iou == 1 and analysis.confusion[299, 299] == 2
     assert analysis.classes[299].boundary_iou == 1

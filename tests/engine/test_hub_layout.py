@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_a_config_of_the_backbone_starts_from_the_folder(folders):
 def test_metrics_of_a_file_are_those_of_the_test_data(root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     path = tmp_path / 'metrics.json'
-    path.write_text(json.dumps({'mIoU': 11.210000038146973, 'Boundary': None}))
+    path.write_text(json.dumps({'mIoU': 11.210000038146973, 'Boundary': None, 'F': math.nan}))
     stated = Stated('me/digits', 'me/data', 'apache-2.0', path)
     folder, problem = publish_for_hub(*arguments(root, 'seg'), tmp_path / 'out', stated)
     assert not problem
@@ -151,7 +152,7 @@ def test_metrics_of_a_file_are_those_of_the_test_data(root, tmp_path, monkeypatc
     assert (result.dataset_type, result.dataset_split) == ('me/data', 'test')
     assert card.data.datasets == ['me/data'] and card.data.license == 'apache-2.0'
     assert card.data.model_name == 'digits' and "model_files('me/digits')" in card.text
-    assert '| Boundary | – |' in card.text
+    assert '| Boundary | – |' in card.text and '| F | – |' in card.text
 
 
 def test_what_is_not_known_is_not_claimed(root, tmp_path, monkeypatch, capsys):

@@ -96,6 +96,8 @@ def test_a_checkpoint_of_an_earlier_start_belongs_to_the_training(run):
         (dict(model=init('/home/me/secret/own.pth')), StartingWeights('own.pth')),
         (dict(model=init('C:\\me\\own.pth')), StartingWeights('own.pth')),
         (dict(model=init('https://me:key@host/a/own.pth?key=1')), StartingWeights('own.pth')),
+        (dict(model={}, load_from='file:///home/me/own.pth'), StartingWeights('own.pth')),
+        (dict(model={}, load_from='s3://bucket/me/own.pth'), StartingWeights('own.pth')),
         (dict(model=init('hf-hub:me/own')), StartingWeights('own', repo='me/own')),
         (dict(model=init('torchvision://resnet50')), StartingWeights('torchvision://resnet50')),
         (dict(model=dict(pretrained='open-mmlab://a')), StartingWeights('open-mmlab://a')),

@@ -267,7 +267,7 @@ def config(*metrics: dict, scope: str = 'mmdet') -> Config:
     [
         (config(dict(type='CocoMetric')), None),
         (config(dict(type='mmdet.CocoMetric', metric=['segm'])), None),
-        (config(dict(type='DumpPredictions'), dict(type='FastCocoMetric')), None),
+        (config(dict(type='CocoMetric', prefix='a'), dict(type='CocoMetric', metric='segm')), None),
         (config(dict(type='IoUMetric'), scope='mmseg'), None),
         (config(dict(type='LVISMetric')), 'evaluates with LVISMetric'),
         (config(dict(type='CocoMetric'), dict(type='VOCMetric')), 'evaluates with VOCMetric'),
@@ -278,7 +278,11 @@ def config(*metrics: dict, scope: str = 'mmdet') -> Config:
         (config(dict(type='CocoMetric', format_only=True)), 'format_only'),
         (
             config(dict(type='CocoMetric', ann_file='a'), dict(type='CocoMetric', ann_file='b')),
-            'different annotation files',
+            'different options',
+        ),
+        (
+            config(dict(type='IoUMetric'), dict(type='IoUMetric', nan_to_num=0), scope='mmseg'),
+            'different options',
         ),
     ],
 )
@@ -297,6 +301,29 @@ def test_the_log_says_why_there_is_no_page(detected, tmp_path, monkeypatch, logg
     assert logged == [(sentence, logging.INFO)] * 2
     assert 'coco/AR@100' in read_json(tmp_path / 'metrics.json')
     assert not (tmp_path / 'report.html').exists()
+
+
+def test_an_earlier_page_does_not_stay(tmp_path):
+    cfg = config(dict(type='LVISMetric'))
+    cfg.work_dir = str(tmp_path)
+    for records in (None, []):
+        (tmp_path / 'report.html').write_text('of another evaluation')
+        assert report.write_report(cfg, None, records, {}) is None
+        assert not any(tmp_path.iterdir())
+
+
+def test_the_saved_config_is_the_one_that_was_given(detected, tmp_path, monkeypatch):
+    """So that it can be used again; and a training's own record is left alone."""
+    monkeypatch.chdir(detected.cwd)
+    (tmp_path / 'config.py').write_text(Path(detected.config).read_text())
+    before = (tmp_path / 'config.py').read_bytes()
+    (tmp_path / 'environment.json').write_text('{}')
+    args = [tmp_path / 'config.py', detected.checkpoint, '--work-dir', tmp_path]
+    test_tool.main([*map(str, args), '--dump', str(tmp_path / 'kept.pt')])
+    assert (tmp_path / 'config.py').read_bytes() == before
+    saved = Config.fromfile(tmp_path / 'evaluated_config.py')
+    assert 'DumpPredictions' not in str(saved.test_evaluator)
+    assert (tmp_path / 'kept.pt').is_file() and (tmp_path / 'evaluation.html').is_file()
 
 
 def test_a_page_that_fails_costs_no_metrics(online, tmp_path, monkeypatch, logged):

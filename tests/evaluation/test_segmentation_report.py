@@ -84,13 +84,18 @@ def test_truth_of_a_test_with_augmentation(segmented, tmp_path, monkeypatch):
     assert facts((tmp_path / 'report.html').read_text())['images'] == '3'
 
 
+def test_predictions_in_another_order_are_refused(segmented, tmp_path, monkeypatch):
+    monkeypatch.chdir(segmented.cwd)
+    cfg, dataset, records = parts(segmented)
+    with pytest.raises(ValueError, match='the 3 images of the test data in their order'):
+        write_segmentation_report(cfg, dataset, records[::-1], {}, tmp_path / 'report.html')
+    assert not any(tmp_path.iterdir())
+
+
 def test_options_of_the_metric_are_used(segmented, tmp_path, monkeypatch):
     monkeypatch.chdir(segmented.cwd)
     cfg, *_ = parts(segmented)
-    cfg.test_evaluator = [
-        dict(type='DumpPredictions'),
-        dict(type='PerClassIoUMetric', ignore_index=0, nan_to_num=0),
-    ]
+    cfg.test_evaluator = dict(type='PerClassIoUMetric', ignore_index=0, nan_to_num=0)
     assert iou_options(cfg) == dict(ignore_index=0, nan_to_num=0)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.exported import named
-from support.heads import segmentor
+from support.heads import detector, segmentor
 
 from convnext_backbones.exporting import quantize
 from convnext_backbones.exporting.folder import Wanted, export
@@ -35,6 +35,7 @@ def test_smaller_models(tmp_path, exported, precision):
     assert small.record['parity'] == vars(found)
     assert small(pictures()[0])['logits'].dtype == np.float32
     nodes = onnx.load(tmp_path / 'small' / FILES['onnx']).graph
+    onnx.checker.check_model(tmp_path / 'small' / FILES['onnx'], full_check=precision == 'fp16')
     kinds = {tensor.data_type for tensor in nodes.initializer}
     wanted = onnx.TensorProto.FLOAT16 if precision == 'fp16' else onnx.TensorProto.INT8
     assert wanted in kinds
@@ -57,6 +58,12 @@ def test_without_images_or_layers(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
     with pytest.raises(ValueError, match='pointwise convolutions to quantize, found none'):
         quantize.quantize(path, pictures(1))
+
+
+def test_boxes_need_fp32(tmp_path):
+    with pytest.raises(ValueError, match='expected fp32 or int8 for a whole detector, got fp16'):
+        export(detector(), tmp_path / 'out', Wanted(precision='fp16'))
+    assert not any(tmp_path.iterdir())
 
 
 def test_precisions_are_those_of_onnx():

@@ -172,6 +172,8 @@ def test_boxes_are_drawn_in_place_and_in_the_colors_of_classes():
     ys, xs = np.nonzero(red[80:])  # below the caption
     assert np.abs([xs.min() - 40, xs.max() - 160, ys.min(), ys.max() - 100]).max() <= 1
     dashed = draw_boxes(large, one, [Box((100, 200, 300, 250), 1, 'dog', True)], legend)
+    far = Box((-1e30, 200, float('inf'), float('nan')), 1, '', True)
+    assert draw_boxes(large, one, [far], legend).any()
     left = (dashed[:, 40] == PALETTE[1]).all(1)[80:180]
     assert 30 < left.sum() < 70
     assert draw_boxes(large[:10, :10], image(size=(10, 10)), [], legend).shape == (400, 400, 3)

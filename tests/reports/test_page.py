@@ -174,11 +174,12 @@ def test_names_are_no_formulas_but_ticks_are():
     ax.semilogy([1, 1000], label='$a$^{$')
     ax.set_xticks([0, 1], ['$b$', '\\broken{$x$'])
     ax.set_title('$c_$')
+    ax.set_xlabel('a\x08b')  # which XML does not allow
     ax.legend()
     block = chart(figure, 'a')
     for name in ('$a$^{$', '$b$', '\\broken{$x$', '$c_$'):
         assert f'>{name}</text>' in block
-    assert 'mathdefault' not in block
+    assert 'mathdefault' not in block and '>a\ufffdb</text>' in block
 
 
 def test_the_policy_allows_the_own_style_and_script_only(tmp_path):
