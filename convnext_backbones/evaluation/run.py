@@ -99,12 +99,6 @@ def evaluate(
     """
     keep_records(cfg)
     runner = build_runner(cfg)
-    keeper = DumpPredictions(dump)
-    if dump or (report and why_no_report(cfg) is None):
-        # Not by the config, which is saved, and would keep predictions wherever it is used again.
-        evaluator = runner.test_loop.evaluator
-        keeper.dataset_meta = evaluator.dataset_meta
-        evaluator.metrics.insert(0, keeper)  # the first encodes the masks for all
     # mmdet's augmented detectors have no mask head, but the checkpoint has weights for it.
     without_masks = tta and cfg.default_scope == 'mmdet'
     if is_exported(checkpoint):
@@ -120,6 +114,12 @@ def evaluate(
         runner.model = optimize_for_inference(runner.model)
     if without_masks:
         runner.logger.info('Test-time augmentation merges boxes: masks are not evaluated.')
+    keeper = DumpPredictions(dump)
+    if dump or (report and why_no_report(cfg) is None):
+        # Not by the config, which is saved, and would keep predictions wherever it is used again.
+        evaluator = runner.test_loop.evaluator
+        keeper.dataset_meta = evaluator.dataset_meta
+        evaluator.metrics.insert(0, keeper)  # the first encodes the masks for all
     with batches_named(runner):
         metrics = runner.test()
     if not is_main_process():
