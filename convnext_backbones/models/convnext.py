@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .arguments import check_flag, check_integer, check_probability, normalize_out_indices
 from .block import Block
-from .layers import LayerNorm, LayerNorm2d
+from .layers import LayerNorm, LayerNorm2d, in_memory_format
 from .trunk import PATCH_SIZE, Trunk, init_module
 from .variants import MAX_DIM, resolve_variant
 
@@ -166,12 +166,7 @@ class ConvNeXt(Trunk):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of ``x``, of shape (N, in_chans, H, W) and at least 32 x 32."""
         self._check_input(x)
-        channels_last = self.channels_last
-        if channels_last is None and x.device.type == 'cpu':
-            channels_last = True
-        if channels_last is not None:
-            memory_format = torch.channels_last if channels_last else torch.contiguous_format
-            x = x.contiguous(memory_format=memory_format)
+        x = in_memory_format(x, self.channels_last)
         maps = []
         for i, (downsample, stage) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)

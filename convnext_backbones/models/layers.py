@@ -297,3 +297,19 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Return the rate, for ``print(model)``."""
         return f'rate={self.rate:.4f}'
+
+
+def in_memory_format(x: Tensor, channels_last: bool | None) -> Tensor:
+    """Return an image batch of shape (N, C, H, W) in the memory format that a network computes in.
+
+    Args:
+        x: The images.
+        channels_last: The format; None chooses channels_last on CPUs, and else keeps that of ``x``.
+    """
+    if channels_last is None and x.device.type == 'cpu':
+        channels_last = True
+    if channels_last is None:
+        return x
+    return x.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )

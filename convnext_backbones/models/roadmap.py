@@ -25,7 +25,7 @@ from .arguments import (
 )
 from .block import Block
 from .convnext import ConvNeXt, ConvNeXtClassifier
-from .layers import LayerNorm, LayerNorm2d, PatchConv2d
+from .layers import LayerNorm, LayerNorm2d, PatchConv2d, in_memory_format
 from .roadmap_block import RoadmapBlock
 from .roadmap_steps import STAGES, STEPS, find_sizes, find_step
 from .trunk import DOWNSAMPLE_STRIDE, LAYER_SCALE, PATCH_SIZE, init_module
@@ -267,12 +267,7 @@ class RoadmapNet(Road):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of ``x``, of shape (N, in_chans, H, W) and at least 32 x 32."""
         self._check_input(x)
-        channels_last = self.channels_last
-        if channels_last is None and x.device.type == 'cpu':
-            channels_last = True
-        if channels_last is not None:
-            memory_format = torch.channels_last if channels_last else torch.contiguous_format
-            x = x.contiguous(memory_format=memory_format)
+        x = in_memory_format(x, self.channels_last)
         maps = []
         for i, map_ in enumerate(self._maps(x)):
             if i in self.out_indices:
