@@ -298,3 +298,21 @@ def test_wrong_inputs_are_refused():
     with pytest.raises(ValueError, match='at least 32 x 32'):
         net(torch.zeros(1, 3, 31, 64))
     assert RoadmapNet('resnet', in_chans=5, **SMALL).eval()(torch.zeros(1, 5, 32, 32))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('wanted', [None, True, False])
+@pytest.mark.parametrize('build', [ConvNeXt, RoadmapNet], ids=lambda build: build.__name__)
+def test_images_reach_the_network_in_its_memory_format(build, wanted):
+    first = 'atto' if build is ConvNeXt else 'convnext'
+    net = build(first, channels_last=wanted)
+    seen = []
+    stem = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    stem.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    given = torch.randn(1, 3, 32, 64)
+    if wanted is False:
+        given = given.contiguous(memory_format=torch.channels_last)
+    net(given)
+    assert seen[0].is_contiguous(
+        memory_format=torch.contiguous_format if wanted is False else torch.channels_last
+    )
